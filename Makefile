@@ -1,0 +1,77 @@
+# Two commands on a clean checkout, alone or in either order: `make train` and `make test`.
+# Everything is installed into $(VENV); stamp files there make a second call start at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+MINUTES ?= 10
+PRESET ?= nano
+FLAGS ?=
+RUN ?= runs/$(PRESET)
+SERIES ?= docs/examples/airline.csv
+HORIZON ?= 36
+
+# One place names the version: the constraints file.
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# A run that left a checkpoint goes on from it; a complete one has nothing left to do.
+RESUME = $(if $(wildcard $(RUN)/checkpoints/step-*),--resume)
+FORECAST = $(RUN)/$(basename $(notdir $(SERIES)))_forecast
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@echo
+	@echo "make train MINUTES=60                     a longer run (default $(MINUTES))"
+	@echo "make train PRESET=mini                    a larger model (default $(PRESET); nano, mini, tiny)"
+	@echo "make train FLAGS='--device cuda --seed 1' any flag of python -m tinytsm.train --help"
+	@echo "make train SERIES=my.csv HORIZON=24       forecast another series at the end"
+	@echo "make PYTHON=python3.12 test               another Python, at least 3.11, for a new $(VENV)"
+
+train: $(VENV)/.train  ## train on synthetic series, forecast a real one, draw it
+	$(BIN)/python -m tinytsm.train --preset $(PRESET) --compile \
+	  --max-seconds "$$($(BIN)/python -c 'print(60 * $(MINUTES))')" --out $(RUN) $(RESUME) $(FLAGS)
+	$(BIN)/tinytsm forecast $(SERIES) --model $(RUN) --horizon $(HORIZON) \
+	  --output $(FORECAST).csv --plot $(FORECAST).png
+	@echo "Forecast: $(FORECAST).csv, fan chart: $(FORECAST).png, loss curve and log: $(RUN)/"
+
+test: lint  ## style, types and the whole test suite, as continuous integration runs it
+	$(BIN)/python -m pytest
+	TINYTSM_BENCH_TINY=1 $(BIN)/python -m pytest bench --benchmark-disable
+
+lint: $(VENV)/.dev  ## style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## the benchmarks, at full size
+	$(BIN)/python -m pytest bench --benchmark-only
+
+clean:  ## remove caches and build outputs; keep .venv and runs
+	rm -rf build dist tinytsm.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find tinytsm kernels synth bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Torch comes first and by itself: later installs then find their range of it met and pull no other build.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  "tinytsm needs Python 3.11 or newer, got %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@start=$$(date +%s); set -x; \
+	  $(BIN)/pip install $(TORCH) || exit 1; \
+	  { set +x; } 2>/dev/null; echo "Torch: installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.torch pyproject.toml
+	@start=$$(date +%s); set -x; \
+	  $(BIN)/pip install --constraint constraints.txt --editable '.[parquet,plot]' || exit 1; \
+	  { set +x; } 2>/dev/null; echo "tinytsm: installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
+
+# The development extra holds the other two, so that it serves training as well.
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@start=$$(date +%s); set -x; \
+	  $(BIN)/pip install --constraint constraints.txt --editable '.[dev]' || exit 1; \
+	  { set +x; } 2>/dev/null; echo "tinytsm and its tools: installed in $$(( $$(date +%s) - start )) s"
+	@touch $(VENV)/.train $@

@@ -1,0 +1,71 @@
+"""What every test shares: seeds that depend on nothing but the test, and the `gpu` marker.
+
+Torch is imported only when a test asks for it, so that tests of the generator and the layout start at once.
+Warnings are errors: pyproject.toml says so.
+"""
+
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _seed(request: pytest.FixtureRequest) -> int:
+    # a checksum, because hash() is salted anew in every process
+    return zlib.crc32(request.node.name.encode())
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    """Torch's global generator starts every test at the same place, whichever tests ran before."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(_seed(request))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A NumPy generator seeded by the test's name."""
+    return np.random.default_rng(_seed(request))
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Uninitialised memory holds NaN (the largest value, in integer tensors).
+
+    A kernel that leaves a hole in its output then fails the comparison with its definition, always
+    instead of now and then.
+    """
+    import torch
+
+    def poison(tensor: "torch.Tensor") -> "torch.Tensor":
+        if tensor.is_floating_point() or tensor.is_complex():
+            return tensor.fill_(float("nan"))
+        if tensor.dtype is torch.bool:
+            return tensor.fill_(True)
+        return tensor.fill_(torch.iinfo(tensor.dtype).max)
+
+    def poisoning(allocate):
+        return lambda *args, **kwargs: poison(allocate(*args, **kwargs))
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
+    for name in ("new_empty", "new_empty_strided"):
+        monkeypatch.setattr(torch.Tensor, name, poisoning(getattr(torch.Tensor, name)))
+    yield

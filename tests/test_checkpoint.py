@@ -1,0 +1,148 @@
+"""Checkpoints: whole or not at all, and every damage named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tinytsm import TinyTSM, checkpoint
+from tinytsm.checkpoint import CheckpointError
+from tinytsm.config import ModelConfig
+from tinytsm.model import Model
+
+SMALL = ModelConfig(
+    d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=16, horizon_patches=4
+)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = Model(SMALL, torch.Generator().manual_seed(1))
+    return checkpoint.save(tmp_path / "model", SMALL, model.state_dict())
+
+
+def save_step(run: Path, step: int) -> Path:
+    weights = Model(SMALL, torch.Generator().manual_seed(step)).state_dict()
+    training = {f"weight.{k}": v for k, v in weights.items()}
+    return checkpoint.save_step(run, step, SMALL, weights, training=training, state={"step": step})
+
+
+def test_a_model_comes_back(saved: Path) -> None:
+    model = checkpoint.load_model(saved)
+    assert model.config == SMALL and not model.training
+    for name, weight in Model(SMALL, torch.Generator().manual_seed(1)).state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+
+
+def test_half_precision_weights_load(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(file).items()}, file)
+    assert all(p.dtype == torch.float32 for p in checkpoint.load_model(saved).parameters())
+
+
+def test_a_run_stands_for_its_newest_checkpoint_and_keeps_few(tmp_path: Path) -> None:
+    for step in (5, 20, 100):
+        save_step(tmp_path, step)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000000020", "step-000000100"]
+    assert checkpoint.resolve(tmp_path).name == "step-000000100"
+    TinyTSM.from_pretrained(tmp_path, device="cpu")
+
+
+def test_an_interrupted_write_is_never_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_step(tmp_path, 5)
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_json", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_step(tmp_path, 6)
+    monkeypatch.undo()
+    assert checkpoint.resolve(tmp_path).name == "step-000000005"
+    save_step(tmp_path, 7)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_replacing_a_folder_keeps_one(saved: Path) -> None:
+    other = Model(SMALL, torch.Generator().manual_seed(9))
+    checkpoint.save(saved, SMALL, other.state_dict())
+    loaded = checkpoint.load_model(saved).state_dict()
+    assert torch.equal(loaded["head"], other.head)
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    content["model"] |= changes
+    file.write_text(json.dumps(content))
+
+
+def test_missing_files_are_named(tmp_path: Path, saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
+        checkpoint.load_model(tmp_path / "nowhere")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot read .*model.safetensors"):
+        checkpoint.load_model(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\xff" * 200, b"\x10" + b"\0" * 7 + b"{}"])
+def test_a_damaged_weights_file_is_named(saved: Path, content: bytes) -> None:
+    (saved / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="model.safetensors is not a safetensors file"):
+        checkpoint.load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"[]", "wanted checkpoint format 1, got"),
+        (b'{"format": 2}', "wanted checkpoint format 1, got 2"),
+        (b'{"format": 1}', "ModelConfig must be a JSON object, got NoneType"),
+        (b'{"format": 1, "model": {"depth": 3}}', "has no setting 'depth'"),
+        (b'{"format": 1, "model": {"patch": -1}}', "patch must be positive, got -1"),
+    ],
+)
+def test_a_damaged_config_is_named(saved: Path, content: bytes, message: str) -> None:
+    (saved / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_model(saved)
+
+
+def test_weights_of_another_model_are_refused(saved: Path) -> None:
+    edit_config(saved, head_rank=32)
+    with pytest.raises(CheckpointError, match=r"head must have shape \(4, 32, 320\), got"):
+        checkpoint.load_model(saved)
+    edit_config(saved, head_rank=16, n_layers=6)
+    with pytest.raises(CheckpointError, match="weights are missing: blocks.3"):
+        checkpoint.load_model(saved)
+    edit_config(saved, n_layers=2)
+    with pytest.raises(CheckpointError, match="weights that the model has not: blocks.2"):
+        checkpoint.load_model(saved)
+
+
+def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    weights = load_file(file)
+    weights["head"][0, 0, 0] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match="head holds values that are not finite"):
+        checkpoint.load_model(saved)
+
+
+def test_a_copied_folder_is_a_release(tmp_path: Path) -> None:
+    step = save_step(tmp_path / "run", 5)
+    shutil.copytree(
+        step, tmp_path / "release", ignore=shutil.ignore_patterns("training*", "state*")
+    )
+    TinyTSM.from_pretrained(tmp_path / "release")
+    with pytest.raises(CheckpointError, match="cannot read .*state.json"):
+        checkpoint.load_training(tmp_path / "release")

@@ -1,0 +1,166 @@
+"""Batches: the same bits for any number of workers and processes, honest windows, clean endings."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tinytsm.config import ModelConfig, TrainConfig
+from tinytsm.data import Batch, Feeder, GeneratorError, Plan
+
+MODEL = ModelConfig(
+    d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
+)
+TRAIN = TrainConfig(batch_tokens=512, mask_share=0.5, seed=5)
+CPU = torch.device("cpu")
+
+
+def take(plan: Plan, count: int, *, start: int = 0, workers: int = 1) -> list[Batch]:
+    with Feeder(plan, start=start, device=CPU, workers=workers, prefetch=2) as feeder:
+        return [
+            Batch(*(v.clone() if torch.is_tensor(v) else v for v in next(feeder)))
+            for _ in range(count)
+        ]
+
+
+def same(a: Batch, b: Batch) -> bool:
+    """Equal to the bit, missing values included."""
+    pairs = zip(a, b, strict=True)
+    return all(
+        torch.equal(x.nan_to_num(-7e30), y.nan_to_num(-7e30)) if torch.is_tensor(x) else x == y
+        for x, y in pairs
+    )
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Batch]:
+    return take(Plan(MODEL, TRAIN), 12)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_do_not_change_a_bit(batches: list[Batch], workers: int) -> None:
+    assert all(map(same, take(Plan(MODEL, TRAIN), 12, workers=workers), batches))
+
+
+def test_a_restart_goes_on_where_it_was(batches: list[Batch]) -> None:
+    assert all(map(same, take(Plan(MODEL, TRAIN), 5, start=7, workers=2), batches[7:]))
+
+
+def test_processes_share_a_batch(batches: list[Batch]) -> None:
+    parts = [take(Plan(MODEL, TRAIN, rank=rank, world=2), 6) for rank in range(2)]
+    for whole, first, second in zip(batches[:6], *parts, strict=True):
+        for name in ("x", "target", "resolution", "offset"):
+            joined = torch.cat((getattr(first, name), getattr(second, name)))
+            assert torch.equal(joined.nan_to_num(-7e30), getattr(whole, name).nan_to_num(-7e30))
+
+
+def test_batches_differ_and_seeds_differ(batches: list[Batch]) -> None:
+    assert not same(batches[0]._replace(number=1), batches[1])
+    other = take(Plan(MODEL, TrainConfig(batch_tokens=512, seed=6)), 1)[0]
+    assert not same(other, batches[0])
+
+
+def test_every_bucket_comes_up_in_its_share() -> None:
+    plan = Plan(MODEL, TRAIN)
+    drawn = [plan.bucket(i) for i in range(2000)]
+    for bucket, share in zip(plan.buckets, plan.shares, strict=True):
+        assert abs(drawn.count(bucket) / 2000 - share) < 0.04
+
+
+def test_what_is_shown_is_also_a_target(batches: list[Batch]) -> None:
+    for batch in batches:
+        context = batch.target.flatten(1)[:, : batch.x.shape[1]]
+        shown = ~batch.x.isnan()
+        assert torch.equal(batch.x[shown], context[shown])
+        assert batch.x[shown].abs().max() <= 1
+
+
+def test_first_shown_value_is_zero(batches: list[Batch]) -> None:
+    for batch in batches:
+        for row in batch.x:
+            shown = row[~row.isnan()]
+            assert len(shown) == 0 or shown[0] == 0
+
+
+def test_masking_hides_whole_patches_that_stay_targets() -> None:
+    masked = take(Plan(MODEL, TrainConfig(batch_tokens=512, mask_share=1.0)), 6)
+    hidden = 0
+    for batch in masked:
+        x = batch.x.unflatten(1, (-1, MODEL.patch))
+        known = ~batch.target[:, : x.shape[1]].isnan()
+        gone = x.isnan() & known
+        hidden += int(gone.sum())
+        # a hidden patch is hidden whole
+        assert (gone.any(-1) == ((known & ~x.isnan()).sum(-1) == 0) & known.any(-1)).all()
+    plain = take(Plan(MODEL, TrainConfig(batch_tokens=512, mask_share=0.0)), 6)
+    visible = sum(int((~b.x.isnan()).sum()) for b in plain)
+    assert 0.05 < hidden / visible < 0.8
+
+
+def test_short_contexts_are_common() -> None:
+    rows = torch.cat([(~b.x.isnan()).sum(1) for b in take(Plan(MODEL, TRAIN), 60)])
+    assert 0.08 < (rows < 3 * MODEL.patch).float().mean() < 0.45
+    assert (rows == 32 * MODEL.patch).float().mean() > 0.1
+
+
+def test_offsets_cover_the_grid() -> None:
+    plan = Plan(MODEL, TRAIN)
+    offsets = plan.offsets(3)
+    counts = np.bincount(offsets.numpy(), minlength=16)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_production_is_bounded() -> None:
+    made: list[int] = []
+    plan = Plan(MODEL, TRAIN)
+    with Feeder(
+        plan, start=0, device=CPU, workers=1, prefetch=3, fill=lambda number, _: made.append(number)
+    ) as feeder:
+        deadline = time.monotonic() + 5
+        while len(made) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert made == [0, 1, 2]
+        next(feeder), next(feeder)
+        deadline = time.monotonic() + 5
+        while len(made) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert made == [0, 1, 2, 3]
+
+
+def test_an_error_in_a_worker_surfaces_with_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tinytsm.data
+
+    real, plan = tinytsm.data.fill_windows, Plan(MODEL, TRAIN)
+    bad = plan.first_item(2) + 1
+
+    def fail(
+        seed: int, first: int, variates: int, share: float, x: np.ndarray, *rest: object
+    ) -> None:
+        if first <= bad < first + len(x) // variates:
+            raise ArithmeticError("planted")
+        real(seed, first, variates, share, x, *rest)
+
+    monkeypatch.setattr(tinytsm.data, "fill_windows", fail)
+    threads = threading.active_count()
+    feeder = Feeder(plan, start=0, device=CPU, workers=2, prefetch=2)
+    next(feeder), next(feeder)
+    with pytest.raises(
+        GeneratorError, match=rf"item {bad} of seed 5 \(batch 2\) failed: .*planted"
+    ):
+        next(feeder)
+    assert threading.active_count() == threads
+
+
+def test_closing_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with Feeder(Plan(MODEL, TRAIN), start=0, device=CPU, workers=3, prefetch=2):
+        assert threading.active_count() == before + 3
+    assert threading.active_count() == before
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(ValueError, match="make it a multiple of"):
+        Plan(MODEL, TrainConfig(batch_tokens=96))

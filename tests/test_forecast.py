@@ -1,0 +1,192 @@
+"""Forecasting arrays: any input, any horizon, the same bits whatever shares the batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tinytsm import TinyTSM
+from tinytsm.config import QUANTILES, ModelConfig
+from tinytsm.forecast import centre, interpolate_levels
+from tinytsm.model import Model
+
+SMALL = ModelConfig(
+    d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
+)
+LENGTHS = (1, 2, 31, 33, 100, 500, 1024, 3000)
+
+
+@pytest.fixture(scope="module")
+def forecaster() -> TinyTSM:
+    model = Model(SMALL, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(model.head, std=0.3, generator=torch.Generator().manual_seed(2))
+    return TinyTSM(model.requires_grad_(False).eval())
+
+
+@pytest.fixture(scope="module")
+def series() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    walks = [rng.normal(size=n).cumsum() for n in LENGTHS]
+    walks[4][20:50] = np.nan
+    return walks
+
+
+def single(forecaster: TinyTSM, values: object, horizon: int) -> torch.Tensor:
+    quantiles, _ = forecaster.predict_quantiles([values], horizon)
+    assert isinstance(quantiles, torch.Tensor)
+    return quantiles
+
+
+def test_shapes_and_dtypes(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
+    quantiles, mean = forecaster.predict_quantiles(series, 10, quantile_levels=[0.9, 0.5])
+    assert isinstance(quantiles, torch.Tensor) and isinstance(mean, torch.Tensor)
+    assert quantiles.shape == (len(series), 10, 2) and mean.shape == (len(series), 10)
+    assert quantiles.dtype == mean.dtype == torch.float64
+    assert (quantiles[..., 0] >= quantiles[..., 1]).all()
+
+
+@pytest.mark.parametrize("mates", [1, 2, 5, 33, 64])
+def test_a_forecast_does_not_depend_on_its_batch(
+    forecaster: TinyTSM, series: list[np.ndarray], mates: int
+) -> None:
+    rng = np.random.default_rng(mates)
+    for values in (series[3], series[6]):
+        alone = single(forecaster, values, 150)
+        others = [rng.normal(size=rng.integers(1, 1500)) * 1e6 for _ in range(mates)]
+        for slot in {0, mates // 2, mates}:
+            batch = [*others[:slot], values, *others[slot:]]
+            quantiles, _ = forecaster.predict_quantiles(batch, 150)
+            assert torch.equal(quantiles[slot], alone[0])
+
+
+@pytest.mark.parametrize("horizon", [1, 31, 128, 129, 256, 257, 1000])
+def test_any_horizon_in_order_and_never_narrower_at_a_roll(
+    forecaster: TinyTSM, series: list[np.ndarray], horizon: int
+) -> None:
+    quantiles, mean = forecaster.predict_quantiles(series, horizon)
+    assert isinstance(quantiles, torch.Tensor) and isinstance(mean, torch.Tensor)
+    assert quantiles.shape[1] == mean.shape[1] == horizon
+    assert quantiles.isfinite().all() and mean.isfinite().all()
+    assert (quantiles.diff(dim=-1) >= 0).all()
+    width = quantiles[..., -1] - quantiles[..., 0]
+    patch = SMALL.patch
+    for roll in range(SMALL.horizon_length, horizon, SMALL.horizon_length):
+        before = width[:, roll - patch : roll].mean(1, keepdim=True)
+        assert (width[:, roll : roll + patch] >= before * (1 - 1e-5)).all()
+
+
+def test_equivariance_through_the_edge(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
+    base, _ = forecaster.predict_quantiles(series, 40)
+    doubled, _ = forecaster.predict_quantiles([64 * s for s in series], 40)
+    assert torch.equal(doubled, 64 * base)
+    moved, _ = forecaster.predict_quantiles([3.7 * s + 1e6 for s in series], 40)
+    for before, after, values in zip(base, moved, series, strict=True):
+        tolerance = 1e-4 * 3.7 * max(np.nanstd(values), 1e-6)
+        assert ((after - (3.7 * before + 1e6)).abs() <= tolerance).all()
+
+
+def test_unit_noise_at_level_1e9_survives(forecaster: TinyTSM) -> None:
+    noise = np.random.default_rng(1).normal(size=400)
+    plain, lifted = single(forecaster, noise, 20), single(forecaster, noise + 1e9, 20)
+    assert ((lifted - 1e9 - plain).abs() < 1e-4).all()
+    # the same level in float32 has lost its noise, and the forecast is its level
+    rounded = single(forecaster, (noise / 100 + 1e9).astype(np.float32), 20)
+    assert (rounded == 1e9).all()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[5.0] * 50, [5], [0, 0, 0], [1e-300] * 3, [-1e308] * 40, np.full(9, 7, np.int64)],
+)
+def test_a_constant_is_forecast_as_itself(forecaster: TinyTSM, values: object) -> None:
+    quantiles = single(forecaster, values, 200)
+    assert (quantiles == np.asarray(values, float)[0]).all()
+
+
+def test_nothing_observed_gives_zero(forecaster: TinyTSM) -> None:
+    assert (single(forecaster, [np.nan] * 40, 5) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1e308, -1e308, 0], [1e30, 2e30, -1e30], [5e-324, 0, 1e-320], [np.nan, 3, np.nan, 4, np.nan], [True, False]],
+)  # fmt: skip
+def test_extremes_stay_finite(forecaster: TinyTSM, values: object) -> None:
+    assert single(forecaster, values, 300).isfinite().all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        np.float64,
+        st.integers(1, 80),
+        elements=st.floats(allow_infinity=False, allow_nan=True, width=64),
+    ),
+    st.integers(1, 300),
+)
+def test_any_series_gives_ordered_finite_quantiles(
+    forecaster: TinyTSM, values: np.ndarray, horizon: int
+) -> None:
+    quantiles, mean = forecaster.predict_quantiles([values], horizon)
+    assert isinstance(quantiles, torch.Tensor) and isinstance(mean, torch.Tensor)
+    assert quantiles.isfinite().all() and mean.isfinite().all()
+    assert (quantiles.diff(dim=-1) >= 0).all()
+
+
+def test_variates_are_forecast_together(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
+    item = np.stack([series[5], series[5][::-1], np.full(500, np.nan)])
+    quantiles, mean = forecaster.predict_quantiles([item, series[6]], 30)
+    assert isinstance(quantiles, list)
+    assert quantiles[0].shape == (3, 30, 9) and mean[0].shape == (3, 30)
+    assert quantiles[1].shape == (1, 30, 9)
+    alone = single(forecaster, series[5], 30)
+    assert not torch.allclose(quantiles[0][0], alone[0])
+    swapped, _ = forecaster.predict_quantiles([item[[2, 0, 1]]], 30)
+    spread = np.nanstd(series[5])
+    assert ((swapped[0] - quantiles[0][[2, 0, 1]]).abs() <= 1e-4 * spread).all()
+
+
+def test_other_containers(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
+    expected = single(forecaster, series[5], 7)
+    for value in (series[5], torch.from_numpy(series[5]), series[5][None], [list(series[5])]):
+        quantiles, _ = forecaster.predict_quantiles(value, 7)
+        assert torch.equal(torch.as_tensor(quantiles), expected)
+
+
+def test_levels_between_and_beyond_the_trained_ones() -> None:
+    normal = torch.distributions.Normal(2.0, 3.0)
+    trained = normal.icdf(torch.tensor(QUANTILES, dtype=torch.float64))
+    levels = [0.001, 0.05, 0.1, 0.25, 0.5, 0.731, 0.9, 0.975, 0.9999]
+    wanted = normal.icdf(torch.tensor(levels, dtype=torch.float64))
+    torch.testing.assert_close(interpolate_levels(trained, levels), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_centring_keeps_the_bits() -> None:
+    values = np.array([[1e9, 1e9 + 0.5, np.nan, 1e9 - 2.0]])
+    one = centre(values, 2**-52, 6)
+    back = one.origin[:, None] + one.x[:, 2:].astype(np.float64) / one.unit[:, None]
+    assert np.array_equal(back, values, equal_nan=True)
+    assert np.isnan(one.x[:, :2]).all()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "horizon", "levels", "message"),
+    [
+        ([[1.0, np.inf]], 5, [0.5], r"inputs\[0\] is infinite at variate 0, step 1"),
+        ([[1.0], []], 5, [0.5], r"inputs\[1\] is empty"),
+        ([], 5, [0.5], "inputs is empty"),
+        ([["a"]], 5, [0.5], r"inputs\[0\] must hold numbers"),
+        ([np.zeros((2, 2, 2))], 5, [0.5], r"must have shape \(T,\) or \(V, T\), got \(2, 2, 2\)"),
+        ([[1.0]], 0, [0.5], "prediction_length must be at least 1, got 0"),
+        ([[1.0]], 2.5, [0.5], "prediction_length must be an integer, got 2.5"),
+        ([[1.0]], 5, [1.0], "between 0 and 1, got 1.0"),
+        ([[1.0]], 5, [], "quantile_levels is empty"),
+    ],
+)
+def test_bad_arguments_are_named(
+    forecaster: TinyTSM, inputs: list, horizon: int, levels: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        forecaster.predict_quantiles(inputs, horizon, levels)

@@ -1,0 +1,41 @@
+"""Without a GPU the kernels' tests run in Triton's interpreter: each file in a process of its own.
+
+The interpreter is chosen when Triton is imported, so it cannot share a process with tests that compile.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ("test_dart_patch_embed.py", "test_grid_loss.py", "test_kernel_training.py")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="these files run on the GPU itself")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="these files run in this process")
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+@pytest.mark.parametrize("file", FILES)
+def test_kernels_in_the_interpreter(file):
+    # the interpreter is Python code: more threads only get in its way
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", result.stdout)
+    # a file that skips itself proves nothing
+    assert passed and int(passed[1]) > 2, result.stdout[-2000:]
+
+
+def test_every_file_of_kernel_tests_is_listed():
+    needs_kernels = {
+        path.name
+        for path in (ROOT / "tests").glob("test_*.py")
+        if "kernel_device()" in path.read_text() and path.name != Path(__file__).name
+    }
+    assert needs_kernels == set(FILES)

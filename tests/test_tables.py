@@ -1,0 +1,164 @@
+"""Reading tables: what is accepted, and one line for what is not."""
+
+import io
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinytsm.tables import InputError, check_output, read_table, write_atomic
+
+
+def read(tmp_path: Path, content: str | bytes, name: str = "t.csv") -> pd.DataFrame:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_table(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_separators_and_line_ends(tmp_path: Path, separator: str, newline: str) -> None:
+    lines = [separator.join(row) for row in (["a", "b"], ["1", "2.5"], ["3", ""])]
+    frame = read(tmp_path, newline.join(lines) + newline)
+    assert frame["a"].tolist() == [1, 3]
+    assert frame["b"].isna().tolist() == [False, True]
+    assert frame.index.tolist() == [2, 3]
+    assert frame.index.name == "line"
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    frame = read(tmp_path, 'id,y\n\na,1\n"b\nb",2\n   \nc,3\n')
+    assert frame.index.tolist() == [3, 4, 7]
+
+
+def test_numbers_keep_all_their_bits(tmp_path: Path) -> None:
+    text = "1000000000.0000001,0.1,5e-324,1.7976931348623157e308"
+    frame = read(tmp_path, f"a,b,c,d\n{text}\n")
+    assert frame.iloc[0].tolist() == [float(number) for number in text.split(",")]
+
+
+def test_ids_stay_text(tmp_path: Path) -> None:
+    assert read(tmp_path, "item_id,y\n007,1\n")["item_id"].tolist() == ["007"]
+
+
+def test_what_other_programs_leave_is_dropped(tmp_path: Path) -> None:
+    assert list(read(tmp_path, ",ds,y,\n0,2024-01-01,1,\n1,2024-01-02,2,\n")) == ["ds", "y"]
+    assert list(read(tmp_path, ",y\n2024-01-01,1\n2024-01-02,2\n")) == ["timestamp", "y"]
+    assert list(read(tmp_path, "\ufeffa,b\n1,2\n")) == ["a", "b"]
+
+
+def test_parquet_keeps_its_index_and_is_known_by_its_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"y": [1.0, 2.0]}, index=pd.date_range("2024", periods=2, name="ds"))
+    frame.to_parquet(tmp_path / "t.bin")
+    got = read_table(tmp_path / "t.bin")
+    assert list(got) == ["ds", "y"]
+    assert (got.index.name, got.index.tolist()) == ("row", [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"t\.csv is empty; it needs a header line and at least one row"),
+        (" \n\n", r"t\.csv is empty"),
+        ("a,b\n", r"has column names but no rows; add at least one row"),
+        ("a,b\n1,2\n3\n", r"t\.csv, line 3: 1 fields where the header has 2; add or remove sep"),
+        ("a,b\n1,2\n\n3,4,5\n", r"line 4: 3 fields where the header has 2"),
+        ("a,b\n1,2,3\n4,5,6\n", r"line 2: 3 fields where the header has 2"),
+        ("a,a\n1,2\n", r"line 1: column 'a' appears twice; rename one"),
+        ("a,,c\n1,2,3\n", r"line 1: column 2 has no name; give it one"),
+        ("2024-01-01,5\n2024-01-02,6\n", r"line 1: these are values, not column names; add a head"),
+        (b"a,b\n1,caf\xe9\n", r"line 2: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), r"is UTF-16 text; save it as UTF-8"),
+        (b"a,b\n1,\x00\n", r"line 2: binary data; give a CSV or Parquet file"),
+        (b"PK\x03\x04junk", r"is a ZIP or Excel file; export the sheet as CSV"),
+        (b"PAR1junk", r"is not a readable Parquet file"),
+        ('a,b\n"1,2\n', r"t\.csv"),
+    ],
+)
+def test_one_line_for_what_is_no_table(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path, content)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: no such file; check the path"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="is a folder; give one CSV or Parquet file"):
+        read_table(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_table("a\0b")
+
+
+def test_missing_pyarrow_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"pip install 'tinytsm\[parquet\]'"):
+        read(tmp_path, b"PAR1", "t.parquet")
+    with pytest.raises(InputError, match=r"pip install 'tinytsm\[parquet\]'"):
+        check_output(tmp_path / "t.parquet", (".parquet",))
+
+
+def read_pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> pd.DataFrame:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    return read_table("-")
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_pipe(monkeypatch, b"a\n1\n2\n")["a"].tolist() == [1, 2]
+    with pytest.raises(InputError, match="^standard input is empty"):
+        read_pipe(monkeypatch, b"")
+
+
+# bytes, and texts made of what CSV parsers trip over
+_pieces = st.sampled_from(
+    [",", ";", '"', "\n", "\r", "\t", "1", "nan", "a", "-", " ", "é", "2024-01-01"]
+)
+_junk = st.binary(max_size=200) | st.lists(_pieces, max_size=40).map(lambda p: "".join(p).encode())
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=_junk | _junk.map(lambda b: b"a,b\n" + b) | _junk.map(lambda b: b"PAR1" + b))
+def test_any_bytes_give_a_table_or_one_line(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        try:
+            frame = read_pipe(monkeypatch, data)
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert len(frame) > 0
+            assert frame.index.is_unique
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("new")
+
+    write_atomic(path, write)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"wanted a name that ends in \.csv, \.json"):
+        check_output(tmp_path / "x.txt", (".csv", ".json"))
+    with pytest.raises(InputError, match="no folder .*create it first"):
+        check_output(tmp_path / "no" / "x.csv", (".csv",))
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(InputError, match="is a folder; give a file name"):
+        check_output(tmp_path / "d.csv", (".csv",))

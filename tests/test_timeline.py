@@ -1,0 +1,237 @@
+"""Stamps to grids: frequencies, gaps, calendars, time zones, and what comes after."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tinytsm.tables import InputError
+from tinytsm.timeline import MAX_STEPS, Timeline, lay_out, parse_freq, parse_stamps
+
+
+def lay(stamps: pd.Index, freq: str | int | None = None) -> Timeline:
+    return lay_out(stamps, freq=freq, name="series 'a'")
+
+
+def same(got: pd.Index, wanted: pd.Index) -> bool:
+    return got.dtype == wanted.dtype and got.equals(wanted)
+
+
+ALIASES = [
+    "s",
+    "15min",
+    "h",
+    "6h",
+    "D",
+    "B",
+    "W-WED",
+    "2W-SUN",
+    "MS",
+    "ME",
+    "BME",
+    "QS-FEB",
+    "QE-DEC",
+    "YS-JAN",
+    "YE-JUN",
+]
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("alias", ALIASES)
+def test_regular_stamps_continue_as_pandas_would(alias: str, zone: str | None) -> None:
+    whole = pd.date_range("2023-01-05", periods=40, freq=alias, tz=zone).as_unit("ns")
+    line = lay(whole[:30])
+    assert same(line.grid, whole[:30])
+    assert same(line.future(10), whole[30:])
+    assert line.moved == 0
+
+
+@pytest.mark.parametrize("alias", ["min", "h", "D", "B", "W-WED", "MS", "ME", "QS-FEB", "YE-JUN"])
+def test_gaps_become_cells_without_a_row(alias: str) -> None:
+    whole = pd.date_range("2020-01-01 00:00", periods=60, freq=alias).as_unit("ns")
+    kept = whole.delete([5, 6, 7, 30, 50])
+    line = lay(kept)
+    assert same(line.grid, whole)
+    assert line.grid[line.cells].equals(kept)
+    assert line.moved == 0
+    following = pd.date_range(whole[-1], periods=4, freq=alias)[1:]
+    assert line.future(3).tolist() == following.tolist()
+
+
+def test_any_order_gives_the_same_cells() -> None:
+    stamps = pd.date_range("2024-01-31", periods=20, freq="ME")
+    order = np.random.default_rng(0).permutation(20)
+    assert lay(stamps[order]).cells.tolist() == order.tolist()
+
+
+def test_jitter_moves_to_the_nearest_step() -> None:
+    exact = pd.date_range("2024-01-01", periods=100, freq="5min")
+    noise = pd.to_timedelta(np.random.default_rng(1).integers(-9, 10, 100), unit="s")
+    line = lay(exact + noise)
+    assert line.freq == "5min"
+    assert line.cells.tolist() == list(range(100))
+    assert line.grid[-1] == (exact + noise)[-1]
+    assert line.moved > 50
+
+
+@pytest.mark.parametrize("day", [15, 29, 31])
+def test_months_on_any_one_day_do_not_drift(day: int) -> None:
+    months = [m for m in range(1, 13) if day <= pd.Timestamp(2023, m, 1).days_in_month]
+    stamps = pd.DatetimeIndex([pd.Timestamp(2023, m, day) for m in months])
+    coming = lay(stamps, "M").future(14)
+    days = [min(day, pd.Timestamp(2024, m, 1).days_in_month) for m in range(1, 13)]
+    assert coming[:12].day.tolist() == days
+    assert coming[:12].month.tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("alias", "old"), [("MS", "M"), ("QS-JAN", "Q"), ("YS-JAN", "A"), ("h", "H"), ("W-TUE", "W")]
+)
+def test_old_names_serve_the_stamps_that_are_there(alias: str, old: str) -> None:
+    whole = pd.date_range("2020-01-01", periods=9, freq=alias)
+    for rows in (1, 2, 6):
+        line = lay(whole[:rows], old)
+        assert line.moved == 0
+        assert line.future(3).tolist() == whole[rows : rows + 3].tolist()
+
+
+def test_summer_time() -> None:
+    hours = pd.date_range("2024-03-30 12:00", periods=72, freq="h", tz="Europe/Berlin")
+    line = lay(hours.delete([3, 40]))
+    assert line.grid.equals(hours)
+    days = pd.date_range("2024-10-20", periods=14, freq="D", tz="Europe/Berlin")
+    line = lay(days.delete([4]))
+    assert line.grid.tolist() == days.tolist()
+    assert line.future(200).hour.unique().tolist() == [0]
+    # half past two does not exist on the last Sunday of March
+    nights = pd.date_range("2024-03-24 02:30", periods=6, freq="D", tz="Europe/Berlin")
+    assert [str(t)[8:16] for t in lay(nights).future(4)] == [
+        "30 02:30",
+        "31 03:00",
+        "01 02:30",
+        "02 02:30",
+    ]
+
+
+def test_whole_numbers() -> None:
+    line = lay(pd.Index([10, 12, 18, 14]))
+    assert line.grid.tolist() == [10, 12, 14, 16, 18]
+    assert line.cells.tolist() == [0, 1, 4, 2]
+    assert line.future(2).tolist() == [20, 22]
+    assert lay(pd.Index([7])).future(2).tolist() == [8, 9]
+    assert lay(pd.Index([7]), 5).future(2).tolist() == [12, 17]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "freq", "message"),
+    [
+        (
+            pd.date_range("2024", periods=2),
+            None,
+            r"series 'a': frequency cannot be inferred from 2 row\(s\); give --freq",
+        ),
+        (pd.date_range("2024", periods=5), "2", "frequency 2 is a number but the stamps are dates"),
+        (
+            pd.Index([1, 2, 3]),
+            "D",
+            "stamps are whole numbers, so the frequency must be one too, got 'D'",
+        ),
+        (
+            pd.DatetimeIndex(["1900", "2000-01-01", "2000-01-01 00:00:01"]),
+            "s",
+            f"more than {MAX_STEPS:,} steps",
+        ),
+    ],
+)
+def test_stamps_that_give_no_grid(stamps: pd.Index, freq: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        lay(stamps, freq)
+
+
+@pytest.mark.parametrize("freq", ["D", "YS"])
+def test_the_calendar_ends(freq: str) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"series 'a': 200000 steps of .* lead beyond the year 2262; ask for a shorter",
+    ):
+        lay(pd.date_range("2020", periods=3, freq=freq)).future(200_000)
+
+
+@pytest.mark.parametrize("freq", ["fortnight", "", "0D", "-1D", "0", "D-MON-X", "1.5X", "é"])
+def test_unknown_frequencies(freq: str) -> None:
+    with pytest.raises(InputError, match=r"unknown frequency .*; use one such as"):
+        parse_freq(freq)
+
+
+def parse(*values: object) -> tuple[list[str], str | None]:
+    index, note = parse_stamps(pd.Series(list(values), name="ds"), lambda row: f"line {row + 2}")
+    return [str(stamp) for stamp in index], note
+
+
+def test_texts_that_are_dates() -> None:
+    assert parse("2024-01-01", "2024-01-01 12:00") == (
+        ["2024-01-01 00:00:00", "2024-01-01 12:00:00"],
+        None,
+    )
+    assert parse("2024-01", "2024-02")[0][1] == "2024-02-01 00:00:00"
+    assert parse("2024-Q1", "2024-Q2")[0][1] == "2024-04-01 00:00:00"
+    assert parse(20240131, 20240229) == (
+        ["2024-01-31 00:00:00", "2024-02-29 00:00:00"],
+        "column 'ds': read as dates YYYYMMDD",
+    )
+    assert parse(1990, 1991) == (["1990", "1991"], None)
+    assert parse(3.0, 4.0)[0] == ["3", "4"]
+    assert parse("2024-01-01T00:00Z")[0] == ["2024-01-01 00:00:00+00:00"]
+
+
+def test_day_first_is_seen_or_said() -> None:
+    # the fourteenth month does not exist
+    assert parse("01/02/2024", "14/02/2024") == (
+        ["2024-02-01 00:00:00", "2024-02-14 00:00:00"],
+        "column 'ds': dates are read as day first",
+    )
+    assert parse("02/14/2024", "03/01/2024") == (
+        ["2024-02-14 00:00:00", "2024-03-01 00:00:00"],
+        None,
+    )
+    stamps, note = parse("01/02/2024", "02/02/2024")
+    assert stamps[0] == "2024-01-02 00:00:00"
+    assert note is not None
+    assert "month first; write 2024-01-31" in note
+
+
+def test_mixed_offsets_become_utc() -> None:
+    stamps, note = parse("2024-03-31T01:00:00+01:00", "2024-03-31T03:00:00+02:00")
+    assert stamps == ["2024-03-31 00:00:00+00:00", "2024-03-31 01:00:00+00:00"]
+    assert note is not None
+    assert "UTC" in note
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            ("2024-01-01", "soon"),
+            "line 3, column 'ds': 'soon' is not a date; write it as 2024-01-31 or",
+        ),
+        (("2024-01-01", "2024-02-30"), "line 3, column 'ds': '2024-02-30' is not a date"),
+        (("2024-01-01", "today"), "line 3, column 'ds': 'today' is not a date"),
+        (
+            ("2024-01-01", None),
+            "line 3, column 'ds': time stamp is missing; fill it in or delete the row",
+        ),
+        ((1.0, 2.5), "line 3, column 'ds': 2.5 is neither a date nor a whole number"),
+        ((1.0, float("inf")), "line 3, column 'ds': inf is neither"),
+        ((True, False), "column 'ds' holds bool, not time stamps"),
+    ],
+)
+def test_stamps_that_cannot_be_read(values: tuple[object, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(*values)
+
+
+def test_dates_outside_the_nanosecond_range() -> None:
+    far = pd.Series(np.array(["1500-01-01"], dtype="datetime64[s]"), name="ds")
+    with pytest.raises(
+        InputError, match="column 'ds': dates must lie between the years 1678 and 2261"
+    ):
+        parse_stamps(far, str)

@@ -1,0 +1,212 @@
+"""Checkpoints: a folder of safetensors and JSON, written whole or not at all.
+
+    config.json            what the network is
+    model.safetensors      the averaged weights, the ones that forecast
+    training.safetensors   raw weights and optimizer state (absent in a release)
+    state.json             step, batch, clock, settings, versions (absent in a release)
+
+A run keeps its newest checkpoints under `checkpoints/`; its folder may be given wherever a checkpoint is wanted.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tinytsm.config import ModelConfig, from_dict
+from tinytsm.model import Model
+
+FORMAT = 1
+_KEEP = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing or damaged; the message says which file and why."""
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"cannot read {path}: No such file or directory") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def save(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    *,
+    training: dict[str, Tensor] | None = None,
+    state: dict[str, Any] | None = None,
+) -> Path:
+    """Write one checkpoint folder atomically: it appears complete, or not at all. Returns its path."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    _write_json(scratch / "config.json", {"format": FORMAT, "model": dataclasses.asdict(config)})
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in weights.items()},
+        scratch / "model.safetensors",
+    )
+    if training is not None:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in training.items()}
+        save_file(tensors, scratch / "training.safetensors")
+        _write_json(scratch / "state.json", state)
+    for path in scratch.iterdir():
+        _sync(path)
+    if folder.exists():
+        # set aside rather than deleted first: the old one is lost only when the new one is in place
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        folder.rename(aside)
+        scratch.rename(folder)
+        shutil.rmtree(aside)
+    else:
+        scratch.rename(folder)
+    _sync(folder.parent)
+    return folder
+
+
+def save_step(
+    run: Path,
+    step: int,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    *,
+    training: dict[str, Tensor],
+    state: dict[str, Any],
+) -> Path:
+    """Write the checkpoint of one training step into a run and drop all but the newest few."""
+    folder = run / "checkpoints" / f"step-{step:09d}"
+    if folder.is_dir():
+        # resumed and stopped again before a step: it is there already, whole
+        return folder
+    save(folder, config, weights, training=training, state=state)
+    for old in _steps(run)[:-_KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in folder.parent.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return folder
+
+
+def _steps(run: Path) -> list[Path]:
+    return sorted(p for p in (run / "checkpoints").glob("step-*") if p.is_dir())
+
+
+def newest(run: Path) -> Path | None:
+    """The newest checkpoint folder of a run, or None."""
+    steps = _steps(run)
+    return steps[-1] if steps else None
+
+
+def resolve(path: str | Path) -> Path:
+    """The checkpoint folder that a path means: itself, or the newest one of a run. Raises CheckpointError."""
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return path
+    found = newest(path)
+    if found is None:
+        raise CheckpointError(
+            f"no checkpoint at {path}: wanted a folder with config.json and model.safetensors, or a run with checkpoints/"
+        )
+    return found
+
+
+def load_config(path: str | Path) -> ModelConfig:
+    """The network's settings in a checkpoint or run. Raises CheckpointError."""
+    file = resolve(path) / "config.json"
+    content = _read_json(file)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else content
+        raise CheckpointError(f"{file}: wanted checkpoint format {FORMAT}, got {found!r}")
+    try:
+        return from_dict(ModelConfig, content.get("model"))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def check_weights(model: Model, weights: dict[str, Tensor], source: Path) -> None:
+    """Raise CheckpointError unless `weights` fit the model, name by name and shape by shape, and are finite."""
+    wanted = {name: p.shape for name, p in model.state_dict().items()}
+    if missing := sorted(wanted.keys() - weights.keys()):
+        raise CheckpointError(f"{source}: weights are missing: {', '.join(missing[:3])}")
+    if surplus := sorted(weights.keys() - wanted.keys()):
+        raise CheckpointError(f"{source}: weights that the model has not: {', '.join(surplus[:3])}")
+    for name, shape in wanted.items():
+        if weights[name].shape != shape:
+            raise CheckpointError(
+                f"{source}: {name} must have shape {tuple(shape)}, got {tuple(weights[name].shape)}"
+            )
+        if not weights[name].isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds values that are not finite")
+
+
+def load_model(path: str | Path) -> Model:
+    """The forecasting model of a checkpoint or run: averaged weights in float32, evaluation mode.
+
+    Raises CheckpointError where a file is missing, damaged or of another shape.
+    """
+    folder = resolve(path)
+    config = load_config(folder)
+    model = Model(config)
+    source = folder / "model.safetensors"
+    weights = _read_tensors(source)
+    check_weights(model, weights, source)
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return model.requires_grad_(False).eval()
+
+
+def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Averaged weights, raw weights with optimizer state, and the state of a run. Raises CheckpointError."""
+    folder = resolve(path)
+    state = _read_json(folder / "state.json")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder / 'state.json'} must hold a JSON object")
+    return (
+        _read_tensors(folder / "model.safetensors"),
+        _read_tensors(folder / "training.safetensors"),
+        state,
+    )
+
+
+def fingerprint() -> dict[str, str | int]:
+    """What else a bit-exact resume depends on: library versions and threads."""
+    import numba
+    import numpy
+
+    return {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,169 @@
+"""Which column means what.
+
+A table is *long* (id, time stamp, one or more target columns) or *wide* (one time stamp column, each number column
+a series). `infer_layout` finds the roles that the user did not name, and says what it guessed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tinytsm.tables import ID_NAMES, InputError
+from tinytsm.timeline import looks_like_dates
+
+_TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
+_TARGET_NAMES = ("target", "y", "value", "values")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which columns mean what. id_column None: wide; timestamp_column None: rows are steps 0, 1, 2, ..."""
+
+    id_column: str | None
+    timestamp_column: str | None
+    targets: tuple[str, ...]
+
+
+def infer_layout(
+    df: pd.DataFrame,
+    *,
+    id_column: str | None = None,
+    timestamp_column: str | None = None,
+    target: str | Sequence[str] | None = None,
+) -> tuple[Layout, list[str]]:
+    """Find the columns that were not named; returns the layout and notes on what was guessed.
+
+    Raises InputError where a named column is absent or no number column is left.
+    """
+    notes: list[str] = []
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    for column, role in (
+        (id_column, "ids"),
+        (timestamp_column, "time stamps"),
+        *((t, "target") for t in targets),
+    ):
+        if column is not None and column not in df.columns:
+            known = ", ".join(map(str, df.columns[:20]))
+            raise InputError(f"column {column!r} for the {role} is missing; the table has: {known}")
+    taken = [c for c in (id_column, timestamp_column, *targets) if c is not None]
+    if len(set(taken)) < len(taken):
+        twice = next(c for c in taken if taken.count(c) > 1)
+        raise InputError(f"column {twice!r} is named for two roles; name a different one for each")
+    free = [c for c in df.columns if c not in taken]
+
+    if timestamp_column is None:
+        timestamp_column = _find_stamps(df, free)
+        if timestamp_column is None:
+            notes.append("no time stamp column found: rows are numbered 0, 1, 2, ...")
+        else:
+            free.remove(timestamp_column)
+    if id_column is None:
+        id_column = _find_ids(df, free, timestamp_column, notes)
+        free = [c for c in free if c != id_column]
+    if not targets:
+        targets = _find_targets(df, free, id_column, notes)
+    return Layout(id_column=id_column, timestamp_column=timestamp_column, targets=targets), notes
+
+
+def _named(columns: list[str], names: tuple[str, ...]) -> str | None:
+    by_name = {str(c).lower(): c for c in reversed(columns)}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _find_stamps(df: pd.DataFrame, free: list[str]) -> str | None:
+    named = _named(free, _TIME_NAMES)
+    if named is not None:
+        return named
+    return next((c for c in free if looks_like_dates(df[c])), None)
+
+
+def _find_ids(
+    df: pd.DataFrame, free: list[str], timestamp_column: str | None, notes: list[str]
+) -> str | None:
+    named = _named(free, ID_NAMES)
+    if named is not None:
+        if df[named].nunique() < max(len(df), 2) or len(free) == 1:
+            return named
+        notes.append(f"column {str(named)!r} differs in every row: row numbers, left out")
+        free.remove(named)
+    texts = [c for c in free if _is_text(df[c])]
+    if timestamp_column is None or not df[timestamp_column].duplicated().any() or not texts:
+        return None
+    if len(texts) > 1:
+        listed = ", ".join(map(repr, texts[:5]))
+        raise InputError(
+            f"time stamps repeat and {listed} could name the series; choose with --id-column (id_column=)"
+        )
+    notes.append(f"time stamps repeat: column {str(texts[0])!r} is taken for the series' ids")
+    return texts[0]
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Whether a column holds words; a number column with a few typing errors does not."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return True
+    if pd.api.types.is_numeric_dtype(column) or column.dtype.kind in "mM":
+        return False
+    given = column.dropna()
+    return len(given) > 0 and 2 * pd.to_numeric(given, errors="coerce").notna().sum() < len(given)
+
+
+def _find_targets(
+    df: pd.DataFrame, free: list[str], id_column: str | None, notes: list[str]
+) -> tuple[str, ...]:
+    if id_column is not None and (named := _named(free, _TARGET_NAMES)) is not None:
+        return (named,)
+    unused = [c for c in free if _is_text(df[c]) or looks_like_dates(df[c])]
+    targets = tuple(c for c in free if c not in unused)
+    if not targets:
+        if unused:
+            where, bad = _first_text(df, unused[0])
+            raise InputError(
+                f"no number column to forecast: {where}, column {str(unused[0])!r} holds {bad!r}; "
+                "the table needs a column of numbers"
+            )
+        raise InputError("no number column to forecast; the table needs a column of numbers")
+    if unused:
+        notes.append(f"columns that hold no numbers are left out: {', '.join(map(str, unused))}")
+    return targets
+
+
+def _first_text(df: pd.DataFrame, column: str) -> tuple[str, str]:
+    row = int(np.flatnonzero(df[column].notna())[0])
+    return place(df, row), str(df[column].iloc[row])[:40]
+
+
+def place(df: pd.DataFrame, row: int) -> str:
+    """Words for the place of a row: the file's line where `read_table` made the frame, else the index label."""
+    kind = df.index.name if df.index.name in ("line", "row") else "row"
+    return f"{kind} {df.index[row]}"
+
+
+def numbers(df: pd.DataFrame, column: str) -> np.ndarray:
+    """(rows,) float64 of a column, NaN where missing; InputError at the first text or infinity."""
+    given = df[column]
+    label = f"column {str(column)!r}"
+    if given.dtype.kind in "mMc" or isinstance(given.dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
+        raise InputError(f"{label} holds {given.dtype}, not numbers; name another target column")
+    if isinstance(given.dtype, pd.CategoricalDtype):
+        given = given.astype(object)
+    values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    wrong = np.isnan(values) & given.notna().to_numpy()
+    if wrong.any():
+        # a cell of blanks is an empty cell; a float NaN is missing whatever the column's type
+        texts = given[wrong].astype(str).str.strip().str.lower()
+        wrong[wrong] = ~texts.isin(("", "nan", "na", "null", "none")).to_numpy()
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"{place(df, row)}, {label}: {str(given.iloc[row])[:40]!r} is not a number; "
+            "write it as 1234.5, or leave it empty where it is missing"
+        )
+    if np.isinf(values).any():
+        row = int(np.flatnonzero(np.isinf(values))[0])
+        raise InputError(
+            f"{place(df, row)}, {label}: the value is infinite; correct it, or leave it empty"
+        )
+    return values

@@ -1,0 +1,314 @@
+"""Score a model on an evaluation pack: tasks, windows, tables.
+
+    tinytsm evaluate --pack data --baselines-only
+    tinytsm evaluate --pack data --model runs/nano --kinds gift --output results.json
+    tinytsm evaluate --pack data --model runs/nano --tasks 'ett*/short' 'etth1/ltsf/*' --max-windows 200
+    tinytsm evaluate --pack data --model runs/nano --output results.json --resume
+
+A pack is a folder with manifest.json (data sets, tasks, rules) and one Parquet table per data set; baselines.json
+(classical models) and published.json (other models' published scores) are shown beside ours where they lie there.
+Tasks are named `dataset/short|medium|long` (kind gift: MASE, CRPS) and `dataset/ltsf/HORIZON` (kind ltsf: MSE, MAE
+in standardised units). Every variate is forecast on its own. docs/evaluation.md tells the protocol and the format
+of the results.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from tinytsm import __version__, metrics, scoreboard
+from tinytsm.pack import (
+    SCORES,
+    PackError,
+    Task,
+    count_windows,
+    field_of,
+    load_baselines,
+    load_published,
+    load_tasks,
+    read_json,
+    read_series,
+    windows,
+)
+from tinytsm.tables import InputError, check_output, write_atomic
+
+
+class Forecaster(Protocol):
+    """What can be scored; `tinytsm.TinyTSM` is one."""
+
+    def predict_quantiles(
+        self, inputs: list[np.ndarray], prediction_length: int, quantile_levels: list[float]
+    ) -> tuple[Any, Any]:
+        """inputs: contexts (T,), NaN where missing. Returns quantiles (n, H, Q) and mean (n, H)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeasonalNaive:
+    """The forecaster that every score is divided by."""
+
+    season_length: int
+
+    def predict_quantiles(
+        self, inputs: list[np.ndarray], prediction_length: int, quantile_levels: list[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [
+            metrics.seasonal_naive(
+                x, horizon=prediction_length, season=self.season_length, levels=quantile_levels
+            )
+            for x in inputs
+        ]
+        return np.stack([q for q, _ in pairs]), np.stack([point for _, point in pairs])
+
+
+def score(
+    task: Task,
+    forecaster: Forecaster,
+    *,
+    chunk: int = 1024,
+    stride: int = 1,
+    max_windows: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """A forecaster's scores on a task (`metrics.Scores.result`; mse and mae alone for ltsf), with counts and seconds.
+
+    chunk: windows forecast at a time, which bounds the memory. advance: called with the count of windows after each.
+    """
+    series = read_series(task)
+    # long-term scores need the median and the mean only
+    levels = metrics.LEVELS if task.kind == "gift" else (0.5,)
+    total, forecasts, seconds = metrics.Scores(levels=levels), 0, 0.0
+    pairs = windows(task, series, stride=stride, max_windows=max_windows)
+    while batch := list(itertools.islice(pairs, chunk)):
+        contexts = [context for context, _ in batch]
+        began = time.perf_counter()
+        quantiles, mean = forecaster.predict_quantiles(
+            contexts, prediction_length=task.horizon, quantile_levels=list(levels)
+        )
+        seconds += time.perf_counter() - began
+        units = None
+        if task.kind == "gift":
+            units = [metrics.seasonal_error(x, task.season_length) for x in contexts]
+        try:
+            total.update(
+                np.stack([labels for _, labels in batch]),
+                quantiles=np.asarray(quantiles),
+                mean=np.asarray(mean),
+                seasonal_errors=units,
+            )
+        except ValueError as error:
+            raise ValueError(f"{task.name}: {error}") from error
+        forecasts += len(batch)
+        if advance is not None:
+            advance(len(batch))
+    result = total.result()
+    if task.kind == "ltsf":
+        result = {key: result[key] for key in ("mse", "mae", "points")}
+    return result | {"forecasts": forecasts, "seconds": round(seconds, 3)}
+
+
+def record(
+    task: Task,
+    *,
+    naive: Mapping[str, Any],
+    model: Mapping[str, Any] | None = None,
+    baselines: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> dict[str, Any]:
+    """A task's entry in the results: what it is, both forecasters' scores, their ratio, the baselines' ratios."""
+    entry: dict[str, Any] = {
+        "dataset": task.dataset,
+        "kind": task.kind,
+        "term": task.term,
+        "freq": task.freq,
+        "domain": task.domain,
+        "season_length": task.season_length,
+        "horizon": task.horizon,
+        "series": task.series,
+        "windows": naive["forecasts"] // task.series,
+        "all_windows": task.windows,
+        "seasonal_naive": dict(naive),
+        "baselines": {name: dict(scores) for name, scores in (baselines or {}).items()},
+    }
+    if model is not None:
+        entry["model"] = dict(model)
+        entry["relative"] = {
+            key: metrics.relative(model[key], naive[key]) for key in SCORES[task.kind]
+        }
+    return entry
+
+
+def write_results(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace a results file by this document in one step, so that a reader or a kill never meets half of one."""
+    # NaN is no JSON; a score that is undefined is None
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
+
+
+def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The finished tasks of a results file. Raises PackError if they were scored under other settings."""
+    document = read_json(path)
+    old = field_of(document, "settings", path)
+    for key, wanted in settings.items():
+        if (got := field_of(old, key, path)) != wanted:
+            raise PackError(
+                f"{path} was made with {key} {got!r}, not {wanted!r}: choose another --output"
+            )
+    return field_of(document, "tasks", path)
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """Of names and contents, so that scores of two models or packs never mix in one results file."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
+    """The model of a checkpoint or run, and the files that make it what it is."""
+    # torch is slow to import and --baselines-only needs none
+    from tinytsm import checkpoint
+    from tinytsm.forecast import TinyTSM
+
+    try:
+        folder = checkpoint.resolve(path)
+        model = TinyTSM.from_pretrained(folder, device=device)
+    except (OSError, ValueError) as error:
+        raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
+    return model, [folder / "config.json", folder / "model.safetensors"]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if unknown := set(kinds) - set(SCORES):
+        raise argparse.ArgumentTypeError(f"must be of {','.join(SCORES)}, got {unknown.pop()!r}")
+    return kinds
+
+
+def _parser() -> argparse.ArgumentParser:
+    manual, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="tinytsm evaluate",
+        description=manual,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--pack", type=Path, required=True, metavar="DIR", help="folder with manifest.json")
+    add("--model", type=Path, metavar="DIR", help="checkpoint or run folder to score")
+    add("--baselines-only", action="store_true", help="seasonal naive alone, without a model")
+    add("--tasks", nargs="+", default=[], metavar="GLOB", help="only tasks with such a name")
+    add("--kinds", type=_kinds, default=tuple(SCORES), help="gift, ltsf or gift,ltsf (the default)")
+    add("--output", type=Path, metavar="FILE", help="JSON of every task, written after each one")
+    add("--resume", action="store_true", help="keep the tasks that --output already holds")
+    add("--max-windows", type=_positive, metavar="N", help="ltsf: at most N windows, evenly spread")
+    add("--ltsf-stride", type=_positive, default=1, metavar="N", help="ltsf: every N-th window")
+    add("--chunk", type=_positive, default=1024, metavar="N", help="windows in memory at a time")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `tinytsm evaluate`. Returns the exit code: 2 for a pack or model that cannot be used."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if (args.model is None) != args.baselines_only:
+        parser.error("give either --model DIR or --baselines-only")
+    if args.resume and args.output is None:
+        parser.error("--resume needs --output FILE")
+    try:
+        return _run(args)
+    except (PackError, InputError) as error:
+        print(f"tinytsm evaluate: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    tasks = load_tasks(args.pack, patterns=args.tasks, kinds=args.kinds)
+    baselines, published = load_baselines(args.pack), load_published(args.pack)
+    # what must agree before a results file is added to
+    settings = {
+        "manifest": _fingerprint([args.pack / "manifest.json"]),
+        "model": None,
+        "ltsf_stride": args.ltsf_stride,
+        "max_windows": args.max_windows,
+    }
+    if args.output is not None:
+        check_output(args.output, (".json",))
+    name, forecaster = "seasonal naive", None
+    if args.model is not None:
+        forecaster, files = _load_model(args.model, args.device)
+        name = args.model.resolve().name
+        settings["model"] = f"{name} {_fingerprint(files)}"
+    done: dict[str, Any] = {}
+    if args.resume and args.output.exists():
+        done = read_results(args.output, settings=settings)
+    where = {
+        "model_path": args.model and str(args.model),
+        "pack": str(args.pack),
+        "device": args.device,
+    }
+    versions = {module: importlib.metadata.version(module) for module in ("numpy", "torch")}
+    document: dict[str, Any] = {
+        "settings": settings | where | {"chunk": args.chunk},
+        "versions": {"tinytsm": __version__, "python": platform.python_version()} | versions,
+        "tasks": done,
+    }
+    print(json.dumps(document["settings"]), file=sys.stderr)
+    todo = [task for task in tasks if task.name not in done]
+    subset = {"stride": args.ltsf_stride, "max_windows": args.max_windows}
+    total = sum(count_windows(task, **subset) for task in todo)
+    try:
+        with tqdm(total=total, unit="window", file=sys.stderr) as bar:
+            for task in todo:
+                bar.set_description(task.name)
+                options = subset | {"chunk": args.chunk}
+                naive = score(task, SeasonalNaive(season_length=task.season_length), **options)
+                model = None
+                if forecaster is not None:
+                    model = score(task, forecaster, advance=bar.update, **options)
+                else:
+                    bar.update(naive["forecasts"])
+                done[task.name] = record(
+                    task, naive=naive, model=model, baselines=baselines.get(task.name)
+                )
+                if args.output is not None:
+                    document["summary"] = scoreboard.summarise(done, published)
+                    write_results(args.output, document)
+    except KeyboardInterrupt:
+        kept = "nothing is kept without --output"
+        if args.output is not None:
+            kept = f"{args.output} keeps {len(done)} tasks, --resume goes on"
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 130
+    summary = scoreboard.summarise(done, published)
+    print(scoreboard.render(done, summary, name=name))
+    print(json.dumps(summary["headline"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

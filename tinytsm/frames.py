@@ -1,0 +1,361 @@
+"""Frames to series, forecasts to frames.
+
+A table is *long* (id, time stamp, one or more target columns) or *wide* (one time stamp column, each number column
+a series). `infer_layout` tells which, `split_frame` turns it into regular series, `forecast_series` asks the model
+and `to_frame` gives the columns that Chronos users know. `predict_frame` is all of it in one call.
+Nothing here prints: what a person should hear comes back as notes, one line each.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from tinytsm.columns import Layout, infer_layout, numbers, place
+from tinytsm.tables import InputError, read_table
+from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
+
+__all__ = [
+    "DEFAULT_QUANTILES",
+    "Forecast",
+    "InputError",
+    "Layout",
+    "Series",
+    "check_horizon",
+    "check_quantiles",
+    "forecast_series",
+    "infer_layout",
+    "predict_frame",
+    "read_table",
+    "split_frame",
+    "to_frame",
+]
+
+DEFAULT_QUANTILES: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Forecaster(Protocol):
+    """What a model must offer: TinyTSM, or anything that forecasts a list of arrays."""
+
+    def predict_quantiles(
+        self, inputs: Any, prediction_length: int, quantile_levels: Any
+    ) -> tuple[Any, Any]:
+        """inputs: n arrays (T,), NaN where missing. Returns quantiles (n, H, Q) and mean (n, H)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """One regular series.
+
+    item: the id as the table has it; in a wide table the column's name.
+    values: (T,) float64 on `timeline.grid`, NaN where missing.
+    """
+
+    item: Any
+    target: str
+    timeline: Timeline
+    values: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Words for messages and titles."""
+        return str(self.item) if self.item == self.target else f"{self.item} {self.target}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forecast:
+    """What the model says of one series. index: (H,), median: (H,), quantiles: (H, Q)."""
+
+    series: Series
+    index: pd.Index
+    median: np.ndarray
+    quantiles: np.ndarray
+
+
+def check_horizon(value: Any) -> int:
+    """The horizon as an int of at least 1, from an integer or its digits. Raises InputError."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        horizon = int(value) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        horizon = 0
+    if horizon < 1:
+        raise InputError(
+            f"horizon (prediction_length) must be a whole number of at least 1, got {value!r}"
+        )
+    return horizon
+
+
+def check_quantiles(levels: Any) -> tuple[float, ...]:
+    """Quantile levels as floats inside (0, 1), no level twice. Raises InputError."""
+    try:
+        checked = tuple(float(level) for level in levels)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"quantile levels must be numbers such as 0.1, 0.5, 0.9, got {levels!r}"
+        ) from None
+    if not checked:
+        raise InputError("quantile levels are empty; give at least one such as 0.5")
+    for level in checked:
+        if not 0 < level < 1:
+            raise InputError(
+                f"quantile level {level:g} is outside (0, 1); write the 90 % quantile as 0.9"
+            )
+        if checked.count(level) > 1:
+            raise InputError(f"quantile level {level:g} is given twice; give it once")
+    return checked
+
+
+def split_frame(
+    df: pd.DataFrame, layout: Layout, *, freq: str | int | None = None
+) -> tuple[list[Series], list[str]]:
+    """Cut a table into regular series, in order of first appearance; returns them and notes.
+
+    freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that all
+        others agree on. Gaps become NaN; stamps between two steps move to the nearer one, where several meet
+        their mean counts.
+    Raises InputError that names column and row for text, infinities, bad or repeated stamps and empty series.
+    """
+    if df.empty:
+        raise InputError("the table has no rows; add at least one")
+    if freq is not None:
+        parse_freq(freq)
+    notes: list[str] = []
+    stamps: pd.Index | None = None
+    if layout.timestamp_column is not None:
+        stamps, note = parse_stamps(df[layout.timestamp_column], lambda row: place(df, row))
+        notes += [note] if note else []
+    columns = {target: numbers(df, target) for target in layout.targets}
+    items, rows_of = _groups(df, layout.id_column)
+    timelines = _timelines(df, layout, items, rows_of, stamps, freq)
+
+    series = []
+    for item, rows, line in zip(items, rows_of, timelines, strict=True):
+        for target, column in columns.items():
+            label = target if layout.id_column is None else item
+            values = _onto_grid(column[rows], line)
+            one = Series(item=label, target=target, timeline=line, values=values)
+            if np.isnan(values).all():
+                raise InputError(
+                    f"series {one.name!r}: every value is missing; fill in at least one or leave it out"
+                )
+            series.append(one)
+    return series, notes + _grid_notes(timelines, stamps, rows_of)
+
+
+def _groups(df: pd.DataFrame, id_column: str | None) -> tuple[list[Any], list[np.ndarray]]:
+    """Ids in order of first appearance, and the row positions of each."""
+    if id_column is None:
+        return [None], [np.arange(len(df))]
+    ids = df[id_column]
+    if ids.isna().any():
+        row = int(np.flatnonzero(ids.isna())[0])
+        raise InputError(
+            f"{place(df, row)}, column {str(id_column)!r}: the id is missing; fill it in"
+        )
+    codes, unique = pd.factorize(ids)
+    order = np.argsort(codes, kind="stable")
+    return list(unique), np.split(order, np.cumsum(np.bincount(codes))[:-1])
+
+
+def _timelines(
+    df: pd.DataFrame,
+    layout: Layout,
+    items: list[Any],
+    rows_of: list[np.ndarray],
+    stamps: pd.Index | None,
+    freq: str | int | None,
+) -> list[Timeline]:
+    # panels repeat the same stamps for every item, and inferring a frequency takes a millisecond
+    known: dict[bytes, Timeline] = {}
+
+    def build(item: Any, rows: np.ndarray, step: str | int | None) -> Timeline:
+        own = pd.RangeIndex(len(rows)) if stamps is None else stamps[rows]
+        key = repr(step).encode() + own.to_numpy().tobytes()
+        if key not in known:
+            label = "the table" if item is None else f"series {str(item)!r}"
+            if own.has_duplicates:
+                row = int(rows[np.flatnonzero(own.duplicated())[0]])
+                whose = "" if item is None else f" of {label}"
+                raise InputError(
+                    f"{place(df, row)}, column {str(layout.timestamp_column)!r}: time stamp "
+                    f"{_stamp_text(own[own.duplicated()][0])}{whose} is there twice; delete one of the rows"
+                    + (
+                        ""
+                        if item is not None
+                        else ", or name the ids' column with --id-column (id_column=)"
+                    )
+                )
+            known[key] = lay_out(own, freq=step, name=label)
+        return known[key]
+
+    short = isinstance(stamps, pd.DatetimeIndex) and freq is None
+    lines = [
+        None if short and len(rows) < 3 else build(item, rows, freq)
+        for item, rows in zip(items, rows_of, strict=True)
+    ]
+    agreed = {line.freq for line in lines if line is not None}
+    borrowed = agreed.pop() if len(agreed) == 1 else None
+    return [
+        build(item, rows, borrowed) if line is None else line
+        for item, rows, line in zip(items, rows_of, lines, strict=True)
+    ]
+
+
+def _stamp_text(stamp: Any) -> str:
+    if not isinstance(stamp, pd.Timestamp):
+        return str(stamp)
+    return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
+
+
+def _onto_grid(values: np.ndarray, line: Timeline) -> np.ndarray:
+    """(rows,) values to (T,) cells: the mean where several meet, NaN where none came."""
+    grid = np.full(len(line.grid), np.nan)
+    if len(np.unique(line.cells)) == len(line.cells):
+        grid[line.cells] = values
+        return grid
+    means = pd.Series(values).groupby(line.cells).mean()
+    grid[means.index] = means.to_numpy()
+    return grid
+
+
+def _grid_notes(
+    lines: list[Timeline], stamps: pd.Index | None, rows_of: list[np.ndarray]
+) -> list[str]:
+    if stamps is None:
+        return []
+    steps = sorted({line.freq for line in lines})
+    listed = ", ".join(steps[:5]) + (", ..." if len(steps) > 5 else "")
+    notes = [f"frequency {listed}"]
+    filled = [len(line.grid) - len(np.unique(line.cells)) for line in lines]
+    if any(filled):
+        notes.append(
+            f"{sum(filled):,} of {sum(len(line.grid) for line in lines):,} steps have no row and count as missing"
+        )
+    moved = sum(line.moved for line in lines)
+    if moved:
+        notes.append(
+            f"{moved:,} of {len(stamps):,} time stamps lie between steps, moved to the nearest"
+        )
+    shared = sum(len(line.cells) - len(np.unique(line.cells)) for line in lines)
+    if shared:
+        notes.append(f"{shared:,} rows share a step with another; their values are averaged")
+    if not all(stamps[rows].is_monotonic_increasing for rows in rows_of):
+        notes.append("rows were not in order of time and have been sorted")
+    return notes
+
+
+def forecast_series(
+    forecaster: Forecaster,
+    series: Sequence[Series],
+    *,
+    prediction_length: int,
+    quantile_levels: Sequence[float] = DEFAULT_QUANTILES,
+    context_length: int | None = None,
+    batch_size: int = 256,
+    progress: Callable[[int], object] = lambda done: None,
+) -> list[Forecast]:
+    """Forecast every series; quantiles in the order of `quantile_levels`.
+
+    context_length: use only so many newest steps of each series (None: all).
+    progress: called with the number of series that each batch finished.
+    """
+    levels = check_quantiles(quantile_levels)
+    asked = levels if 0.5 in levels else (*levels, 0.5)
+    forecasts = []
+    for start in range(0, len(series), batch_size):
+        batch = series[start : start + batch_size]
+        # a negative start beyond the length keeps the whole array
+        inputs = [one.values[-(context_length or len(one.values)) :] for one in batch]
+        quantiles, _ = forecaster.predict_quantiles(
+            inputs, prediction_length=prediction_length, quantile_levels=list(asked)
+        )
+        values = np.asarray(quantiles, dtype=np.float64)  # (n, H, Q)
+        wanted = (len(batch), prediction_length, len(asked))
+        assert values.shape == wanted, f"wanted quantiles {wanted}, got {values.shape}"
+        for one, own in zip(batch, values, strict=True):
+            forecasts.append(
+                Forecast(
+                    series=one,
+                    index=one.timeline.future(prediction_length),
+                    median=own[:, asked.index(0.5)],
+                    quantiles=own[:, : len(levels)],
+                )
+            )
+        progress(len(batch))
+    return forecasts
+
+
+def to_frame(
+    forecasts: Sequence[Forecast],
+    *,
+    quantile_levels: Sequence[float] = DEFAULT_QUANTILES,
+    id_column: str = "item_id",
+    timestamp_column: str = "timestamp",
+) -> pd.DataFrame:
+    """Long frame as Chronos-2 gives it: id, time stamp, target_name, predictions (median), one column per quantile."""
+    counts = [len(forecast.index) for forecast in forecasts]
+    index = forecasts[0].index.append([forecast.index for forecast in forecasts[1:]])
+    ids = pd.Index([forecast.series.item for forecast in forecasts])
+    quantiles = np.concatenate([forecast.quantiles for forecast in forecasts])
+    columns: dict[str, Any] = {
+        id_column: ids.repeat(counts),
+        timestamp_column: index,
+        "target_name": np.repeat([str(forecast.series.target) for forecast in forecasts], counts),
+        "predictions": np.concatenate([forecast.median for forecast in forecasts]),
+    }
+    return pd.DataFrame(columns | {str(q): quantiles[:, i] for i, q in enumerate(quantile_levels)})
+
+
+def predict_frame(
+    forecaster: Forecaster,
+    df: pd.DataFrame,
+    *,
+    prediction_length: int,
+    quantile_levels: Sequence[float] = DEFAULT_QUANTILES,
+    id_column: str | None = "item_id",
+    timestamp_column: str | None = "timestamp",
+    target: str | Sequence[str] | None = "target",
+    freq: str | int | None = None,
+    context_length: int | None = None,
+) -> pd.DataFrame:
+    """Forecast a long frame, or any table where the columns are not named.
+
+    df: columns id, time stamp (dates, text dates or whole numbers) and one or more targets; other columns are
+        not used. Rows in any order. Ids and stamps may also be index levels.
+    id_column, timestamp_column, target: None to let `infer_layout` find them; all three None also takes a wide table.
+    Returns H rows per series in order of first appearance: the id and time stamp columns under their own names,
+    target_name, predictions (the median), and one column per quantile level named like "0.1".
+    Raises InputError, a ValueError that names column and row.
+    """
+    horizon = check_horizon(prediction_length)
+    levels = check_quantiles(quantile_levels)
+    levels_of_index = [
+        name
+        for name in df.index.names
+        if name is not None and name in (id_column, timestamp_column) and name not in df.columns
+    ]
+    if levels_of_index:
+        df = df.reset_index(levels_of_index)
+    layout, _ = infer_layout(
+        df, id_column=id_column, timestamp_column=timestamp_column, target=target
+    )
+    series, _ = split_frame(df, layout, freq=freq)
+    forecasts = forecast_series(
+        forecaster,
+        series,
+        prediction_length=horizon,
+        quantile_levels=levels,
+        context_length=context_length,
+    )
+    return to_frame(
+        forecasts,
+        quantile_levels=levels,
+        id_column=layout.id_column or "item_id",
+        timestamp_column=layout.timestamp_column or "timestamp",
+    )

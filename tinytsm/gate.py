@@ -1,0 +1,265 @@
+"""Compile every kernel for a GPU that need not be there, and check what the machine code costs.
+
+    python -m tinytsm.gate                        # what the presets select, for sm_90
+    python -m tinytsm.gate --full --arch 80 90 100 --json docs/gate.json
+
+Each configuration that `tinytsm.ops` can select is compiled by calling the kernel's own launcher. A configuration
+fails if it spills registers, if it asks for more shared memory than a block may have, or if it multiplies without
+tensor cores. The exit code is 1 if any does.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinytsm.config import PRESETS, QUANTILES
+
+# Largest dynamic shared memory of a block, in bytes, by compute capability (CUDA C++ programming guide, "Technical
+# specifications per compute capability").
+SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+# The tensor-core instruction that a dot must become.
+TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+_COUNTED = ("HGMMA", "UTCHMMA", "HMMA", "LDL", "STL", "FFMA")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What one compiled kernel costs. registers: per thread. stack, shared: bytes. spills: local loads and stores."""
+
+    case: str
+    kernel: str
+    arch: int
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+    warps: int
+    matrix: str
+    faults: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A configuration: `launch` calls a launcher on meta tensors, which compiles what it would run."""
+
+    name: str
+    launch: Callable[[], object]
+
+
+class _Driver:
+    """Stands in for a GPU's driver: names the chip, and can do nothing else."""
+
+    def __init__(self, arch: int):
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", arch, 32)
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        # the key of a kernel's cache: one for each chip
+        return self.target.arch
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        raise RuntimeError("compiling only: there is no device")
+
+
+@contextlib.contextmanager
+def offline(arch: int) -> Iterator[list[Any]]:
+    """Inside, launches compile for compute capability `arch` (90 is sm_90) and run nothing.
+
+    Yields the list of what they compiled. Raises RuntimeError in Triton's interpreter, which compiles nothing.
+    """
+    import triton
+    from triton.runtime.driver import driver
+
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("nothing compiles in the interpreter: unset TRITON_INTERPRET")
+    built: list[Any] = []
+    interface = triton.runtime.jit.KernelInterface
+    was_driver, was_item = driver._active, interface.__getitem__
+
+    def compile_only(kernel: Any, grid: Any) -> Callable[..., None]:
+        def launch(*args: Any, **options: Any) -> None:
+            built.append(kernel.warmup(*args, grid=grid, **options))
+
+        return launch
+
+    driver.set_active(_Driver(arch))
+    interface.__getitem__ = compile_only
+    try:
+        yield built
+    finally:
+        driver._active = was_driver
+        interface.__getitem__ = was_item
+
+
+def _tool(name: str, *arguments: str) -> str:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    out = subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True)
+    return out.stdout + out.stderr
+
+
+def inspect(kernel: Any, *, case: str, arch: int) -> Report:
+    """Read a compiled kernel's machine code; every kernel of this project holds a dot."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = os.path.join(folder, "kernel.cubin")
+        Path(cubin).write_bytes(kernel.asm["cubin"])
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", _tool("cuobjdump", "-res-usage", cubin))
+        code = _tool("nvdisasm", "-c", cubin)
+    if usage is None:
+        raise RuntimeError(f"cuobjdump says nothing of the resources of {kernel.metadata.name}")
+    count = {name: len(re.findall(rf"\b{name}\b", code)) for name in _COUNTED}
+    registers, stack = int(usage[1]), int(usage[2])
+    wanted = TENSOR_CORES[arch]
+    faults = []
+    if stack or count["STL"]:
+        faults.append(f"spills {stack} bytes")
+    if kernel.metadata.shared > SHARED_LIMIT[arch]:
+        faults.append(f"shared memory over {SHARED_LIMIT[arch]} bytes")
+    if not count[wanted]:
+        faults.append(f"no {wanted}")
+    matrix = next((name for name in _COUNTED[:3] if count[name]), "FFMA")
+    return Report(
+        case=case,
+        kernel=kernel.metadata.name,
+        arch=arch,
+        registers=registers,
+        stack=stack,
+        spills=count["LDL"] + count["STL"],
+        shared=kernel.metadata.shared,
+        warps=kernel.metadata.num_warps,
+        matrix=f"{matrix} {count[matrix]}",
+        faults=tuple(faults),
+    )
+
+
+def _embed(*, tokens: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
+    from tinytsm.kernels import dart_patch_embed
+
+    series, columns = 256, 384
+    x = torch.empty(series, tokens * patch, device="meta")
+    if backward:
+        frame = torch.empty(series, tokens, device="meta")
+        moves = torch.empty(series, tokens, 4, device="meta")
+        grad = torch.empty(series, tokens, columns, dtype=dtype, device="meta")
+        dart_patch_embed.launch_backward(x, frame, frame, moves, grad, patch)
+    else:
+        resolution = torch.empty(series, device="meta")
+        weight = torch.empty(2 * patch + 4, columns, dtype=dtype, device="meta")
+        dart_patch_embed.launch_forward(x, resolution, weight, patch, 32.0, 512.0, True)
+
+
+def _loss(*, rank: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
+    from tinytsm.kernels import grid_loss
+
+    # one octave is enough: they share their kernel
+    series, tokens, horizon, quantiles = 16, 64, 1, len(QUANTILES)
+    h = torch.empty(series, tokens, rank, dtype=dtype, device="meta")
+    weight = torch.empty(horizon, rank, patch * (1 + quantiles), dtype=dtype, device="meta")
+    target = torch.empty(series, tokens + horizon, patch, device="meta")
+    frame = torch.empty(series, tokens, device="meta")
+    offset = torch.empty(series, dtype=torch.int64, device="meta")
+    levels = torch.empty(quantiles, device="meta")
+    inputs = (h, weight, target, frame, frame, frame, offset, levels)
+    if backward:
+        grid_loss.launch_backward(*inputs, torch.empty(1, device="meta"))
+    else:
+        grid_loss.launch_forward(*inputs)
+
+
+def cases(*, full: bool) -> Iterator[Case]:
+    """What `tinytsm.ops` selects for the presets, or everything that it can select."""
+    from tinytsm.kernels import dart_patch_embed
+
+    configs = PRESETS.values()
+    # embedding and head keep float32 weights; the other dtypes are for callers of the ops
+    patches = dart_patch_embed.PATCHES if full else sorted({c.patch for c in configs})
+    dtypes = _DTYPES if full else {"fp32": torch.float32}
+    for (dtype_name, dtype), patch in itertools.product(dtypes.items(), patches):
+        shape = {"patch": patch, "dtype": dtype}
+        # contexts of up to 16 tokens share a tile; longer ones walk through whole tiles
+        for tokens in (16, 64):
+            launch = functools.partial(_embed, **shape, tokens=tokens, backward=False)
+            yield Case(f"embed fwd P{patch} N{tokens} {dtype_name}", launch)
+        launch = functools.partial(_embed, **shape, tokens=64, backward=True)
+        yield Case(f"embed bwd P{patch} {dtype_name}", launch)
+        for backward in (False, True):
+            launch = functools.partial(_loss, **shape, rank=64, backward=backward)
+            yield Case(f"loss {'bwd' if backward else 'fwd'} P{patch} {dtype_name}", launch)
+
+
+def reports(*, archs: list[int], full: bool) -> Iterator[Report]:
+    """Compile every case for every chip."""
+    for case in cases(full=full):
+        for arch in archs:
+            with offline(arch) as built:
+                case.launch()
+            for kernel in built:
+                yield inspect(kernel, case=case.name, arch=arch)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tinytsm.gate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--arch", type=int, nargs="+", default=[90], choices=sorted(SHARED_LIMIT),
+        help="compute capabilities (default: 90)",
+    )  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="every patch length, dtype and tile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here too")
+    args = parser.parse_args(argv)
+
+    import triton
+
+    began = time.perf_counter()
+    row = "{:22} {:>4} {:>5} {:>6} {:>7} {:>6} {:>11}  {}"
+    print(f"triton {triton.__version__}, torch {torch.__version__}")
+    print(row.format("case", "sm", "regs", "spills", "shared", "warps", "matrix", ""))
+    done = []
+    for r in reports(archs=args.arch, full=args.full):
+        done.append(r)
+        cells = (r.case, r.arch, r.registers, r.spills, r.shared, r.warps, r.matrix)
+        print(row.format(*cells, ", ".join(r.faults)), flush=True)
+    bad = sum(bool(r.faults) for r in done)
+    summary = {
+        "kernels": len(done),
+        "faulty": bad,
+        "seconds": round(time.perf_counter() - began, 1),
+        "triton": triton.__version__,
+        "torch": torch.__version__,
+    }
+    if args.json:
+        rows = [dataclasses.asdict(r) for r in done]
+        args.json.write_text(json.dumps({**summary, "rows": rows}, indent=1) + "\n")
+    print(json.dumps(summary))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

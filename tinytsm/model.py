@@ -1,0 +1,180 @@
+"""The Tiny-TSM network (arXiv 2511.19272), top to bottom.
+
+What is unusual: every token stands in its own causal frame (DART-Norm), so every token can be trained to forecast its
+own future; blocks attend over time twice, then once over the variates of an item; the head turns a token into
+non-crossing quantiles of the next K patches at once. Letters as in `tinytsm.kernels.reference`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tinytsm import ops
+from tinytsm.config import LAYER_PATTERN, QUANTILES, ModelConfig
+from tinytsm.kernels.reference import FRAME_FEATURES
+
+
+class Tokens(NamedTuple):
+    """What the network knows of each token. h: (S, N, R). loc, scale, weight: (S, N), scale 0 if degenerate."""
+
+    h: Tensor
+    loc: Tensor
+    scale: Tensor
+    weight: Tensor
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.gain)
+
+
+class Embedding(nn.Module):
+    """Residual MLP from a patch in its causal frame to a token; hidden and skip share the first matmul."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.hidden = 2 * config.d_model
+        inputs = 2 * config.patch + FRAME_FEATURES
+        self.into = nn.Parameter(torch.empty(inputs, self.hidden + config.d_model))
+        self.out = nn.Linear(self.hidden, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, resolution: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x: (S, T), resolution: (S,). Returns tokens (S, N, D), loc, scale and token weight (S, N)."""
+        config = self.config
+        h, loc, scale, weight = ops.dart_patch_embed(
+            x,
+            resolution,
+            self.into,
+            patch=config.patch,
+            half_life_loc=config.half_life_loc,
+            half_life_scale=config.half_life_scale,
+            norm=config.norm,
+            features=config.frame_features,
+        )
+        hidden, skip = h.split((self.hidden, config.d_model), -1)
+        return self.out(nn.functional.silu(hidden)) + skip, loc, scale, weight
+
+
+class Block(nn.Module):
+    """Pre-norm attention and SwiGLU, over time or over variates."""
+
+    def __init__(self, config: ModelConfig, kind: str):
+        super().__init__()
+        width, self.kind, self.n_heads = config.d_model, kind, config.n_heads
+        self.attention_norm = RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_gain = nn.Parameter(torch.ones(width // config.n_heads))
+        self.k_gain = nn.Parameter(torch.ones(width // config.n_heads))
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.mlp_norm = RMSNorm(width)
+        self.gate_up = nn.Linear(width, 2 * config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, width, bias=False)
+
+    def attend(self, x: Tensor, variates: int, present: Tensor | None) -> Tensor:
+        if self.kind == "feature" and variates == 1:
+            # softmax over one variate is 1: only the value path remains
+            return nn.functional.linear(x, self.qkv.weight[2 * x.shape[-1] :])
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        if self.kind == "time":
+            attended = ops.causal_attention(q, k, v, self.q_gain, self.k_gain)
+        else:
+            attended = ops.feature_attention(
+                q, k, v, self.q_gain, self.k_gain, variates=variates, present=present
+            )
+        return attended.flatten(-2)
+
+    def forward(self, x: Tensor, variates: int, present: Tensor | None) -> Tensor:
+        """x: (S, N, D)."""
+        x = x + self.attention_out(self.attend(self.attention_norm(x), variates, present))
+        return x + self.down(ops.swiglu(self.gate_up(self.mlp_norm(x))))
+
+
+class Model(nn.Module):
+    """Series in, tokens with a forecast each out."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
+        """Weights are drawn from `generator`, or from torch's global one if None."""
+        super().__init__()
+        self.config = config
+        # what the blocks' matmuls run in; statistics, embedding and head keep the weights' dtype, because a series'
+        # fine detail passes through them alone
+        self.block_dtype = torch.float32
+        self.embedding = Embedding(config)
+        kinds = (LAYER_PATTERN[i % len(LAYER_PATTERN)] for i in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, kind) for kind in kinds)
+        self.norm = RMSNorm(config.d_model)
+        self.bottleneck = nn.Linear(config.d_model, config.head_rank, bias=False)
+        outputs = config.patch * (1 + len(QUANTILES))
+        self.head = nn.Parameter(torch.empty(config.horizon_patches, config.head_rank, outputs))
+        self.levels: Tensor
+        self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
+        self.init_weights(generator)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None) -> None:
+        """Unit-variance activations at the start; blocks add little, and the head forecasts its frame."""
+        for name, p in self.named_parameters():
+            if name.endswith("gain"):
+                p.fill_(1.0)
+                continue
+            fan_in = p.shape[1] if name.endswith(".weight") else p.shape[-2]
+            std = fan_in**-0.5
+            if name.endswith(("attention_out.weight", "down.weight")):
+                std /= (2 * self.config.n_layers) ** 0.5
+            elif name == "head":
+                std *= 0.1
+            p.normal_(0.0, std, generator=generator)
+
+    def forward(
+        self, x: Tensor, resolution: Tensor, variates: int = 1, present: Tensor | None = None
+    ) -> Tokens:
+        """x: (S, T) centred series, NaN where missing, T a multiple of P. resolution: (S,). present: (S,) bool.
+
+        An item's `variates` series are adjacent. Nothing after a token's last step enters it.
+        """
+        h, loc, scale, weight = self.embedding(x, resolution)
+        autocast = self.block_dtype == torch.bfloat16
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            for block in self.blocks:
+                h = block(h, variates, present)
+        h = nn.functional.silu(self.bottleneck(self.norm(h)))
+        return Tokens(h, loc, scale, weight)
+
+    def loss(self, tokens: Tokens, target: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarse-grid loss: (sum, count) of each octave. target: (S, N + K, P). offset: (S,)."""
+        return ops.grid_loss(
+            tokens.h,
+            self.head,
+            target,
+            tokens.loc,
+            tokens.scale,
+            tokens.weight,
+            offset,
+            self.levels,
+        )
+
+    def forecast(self, tokens: Tokens, token: int, patches: int) -> tuple[Tensor, Tensor]:
+        """What one token says of the next `patches` horizon patches.
+
+        Returns mean (S, patches * P) and quantiles (S, patches * P, Q), in the units of the series; both are the
+        frame's location where it is degenerate.
+        """
+        raw = torch.einsum("sr,kro->sko", tokens.h[:, token], self.head[:patches])
+        raw = raw.unflatten(-1, (self.config.patch, -1)).flatten(1, 2)  # (S, patches * P, 1 + Q)
+        mean, quantiles = ops.quantile_outputs(raw)
+        loc, scale = tokens.loc[:, token], tokens.scale[:, token]
+        mean = loc[:, None] + scale[:, None] * mean
+        return mean, loc[:, None, None] + scale[:, None, None] * quantiles
+
+    def compile_parts(self) -> None:
+        """Compile the embedding, each block and the loss on their own: blocks of a kind share their code."""
+        self.embedding.compile()
+        for block in self.blocks:
+            block.compile()
+        self.loss = torch.compile(self.loss)  # type: ignore[method-assign]

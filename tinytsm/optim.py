@@ -1,0 +1,118 @@
+"""Optimizer and schedule: Muon with AdamW, warm-up, stable, decay."""
+
+import time
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from tinytsm import checkpoint
+from tinytsm.config import TrainConfig
+from tinytsm.model import Model
+
+
+def split_parameters(
+    model: Model,
+) -> tuple[dict[str, Parameter], dict[str, Parameter], dict[str, Parameter]]:
+    """The blocks' matrices, all other matrices, and the gains."""
+    hidden, matrices, gains = {}, {}, {}
+    for name, p in model.named_parameters():
+        if p.ndim < 2:
+            gains[name] = p
+        elif name.startswith("blocks."):
+            hidden[name] = p
+        else:
+            matrices[name] = p
+    return hidden, matrices, gains
+
+
+class Optimizer:
+    """Muon for the blocks' matrices and AdamW for the rest, or AdamW for all; state addressed by parameter name."""
+
+    def __init__(self, model: Model, config: TrainConfig):
+        hidden, matrices, gains = split_parameters(model)
+        if config.optimizer == "adamw":
+            hidden, matrices = {}, hidden | matrices
+        decay = config.weight_decay
+        fused = next(model.parameters()).is_cuda
+        groups = [
+            {"params": list(matrices.values()), "weight_decay": decay},
+            {"params": list(gains.values()), "weight_decay": 0.0},
+        ]
+        self.names = {p: name for name, p in model.named_parameters()}
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=fused)
+        ]
+        if hidden:
+            # scaled so that one learning rate serves both
+            muon = torch.optim.Muon(
+                list(hidden.values()),
+                lr=config.lr,
+                weight_decay=decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self.parts.append(muon)
+
+    def step(self, lr: float) -> None:
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"optimizer.{self.names[p]}.{key}": torch.as_tensor(value)
+            for part in self.parts
+            for p, entries in part.state.items()
+            if isinstance(p, Parameter)
+            for key, value in entries.items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        by_name = {name: p for p, name in self.names.items()}
+        owner = {p: part for part in self.parts for g in part.param_groups for p in g["params"]}
+        for full, value in tensors.items():
+            if not full.startswith("optimizer."):
+                continue
+            name, key = full.removeprefix("optimizer.").rsplit(".", 1)
+            if name not in by_name:
+                raise checkpoint.CheckpointError(f"optimizer state of an unknown weight: {name}")
+            p = by_name[name]
+            # step counters stay on the host, as the optimizers keep them, unless they are fused
+            fused = owner[p].param_groups[0].get("fused")
+            owner[p].state[p][key] = value if key == "step" and not fused else value.to(p.device)
+
+
+class Clock:
+    """Progress of a run, in steps or in seconds of its time box, whichever is further; compilation not counted."""
+
+    def __init__(self, config: TrainConfig, *, step: int = 0, seconds: float = 0.0):
+        self.config, self.step, self._before = config, step, seconds
+        self._started: float | None = None
+        self.decay_start: int | None = None
+
+    def start(self) -> None:
+        """Count seconds from now on."""
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (time.perf_counter() - self._started if self._started else 0.0)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, at least 1 at its end."""
+        by_steps = self.step / self.config.steps
+        box = self.config.max_seconds
+        return max(by_steps, self.seconds / box) if box else by_steps
+
+    def learning_rate(self) -> float:
+        """Warm-up, stable, linear decay to zero over the last part of the run; notes where the decay began."""
+        config = self.config
+        rise = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        fall = 1.0
+        if config.decay_fraction and self.progress > 1 - config.decay_fraction:
+            fall = max(0.0, (1 - self.progress) / config.decay_fraction)
+            if self.decay_start is None:
+                self.decay_start = self.step
+        return config.lr * rise * fall

@@ -1,0 +1,246 @@
+"""Table files in, result files out.
+
+`read_table` gives a frame whose index is where each row stands in its source ("line" of a CSV, "row" of a Parquet
+file, both from 1), so that every later complaint can name it. Files are written whole or not at all.
+"""
+
+import csv
+import io
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ID_NAMES = ("item_id", "unique_id", "series_id", "id")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+_DELIMITERS = ",;\t|"
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: one line that names the place and what to do."""
+
+
+def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFrame:
+    """Read a CSV or Parquet file; "-" reads standard input.
+
+    path: CSV in UTF-8 with a header line, separated by comma, semicolon, tab or bar; Parquet is known by its
+        first bytes or its extension.
+    id_column: kept as text, like the usual names of one, so that 007 stays 007.
+    Returns a frame with one row per record; its index, named "line" or "row", is the place in the source.
+    Raises InputError for whatever is not a table.
+    """
+    if str(path) == "-":
+        name, data = "standard input", sys.stdin.buffer.read()
+    else:
+        name, data = str(path), _read_bytes(path)
+    if data[:4] == b"PAR1" or Path(name).suffix.lower() in PARQUET_SUFFIXES:
+        frame = _read_parquet(data, name)
+    else:
+        frame = _read_csv(_decode(data, name), name, id_column)
+    if frame.empty:
+        raise InputError(f"{name} has column names but no rows; add at least one row")
+    return frame
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give one CSV or Parquet file in it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path!r} cannot be read ({reason}); check the path") from None
+
+
+def _decode(data: bytes, name: str) -> str:
+    if not data.strip():
+        raise InputError(f"{name} is empty; it needs a header line and at least one row")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{name} is UTF-16 text; save it as UTF-8")
+    if data[:4] == b"PK\x03\x04":
+        raise InputError(f"{name} is a ZIP or Excel file; export the sheet as CSV")
+    line = data.count(b"\n", 0, data.find(b"\0")) + 1
+    if b"\0" in data:
+        raise InputError(f"{name}, line {line}: binary data; give a CSV or Parquet file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
+    if not text.strip():
+        raise InputError(f"{name} is empty; it needs a header line and at least one row")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _records(text: str, delimiter: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of every record that is not blank."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    line = 1
+    try:
+        for fields in reader:
+            blank = not fields or (len(fields) == 1 and fields[0] and not fields[0].strip())
+            if not blank:
+                yield line, fields
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{name}, line {line}: not a readable CSV record ({error})") from None
+
+
+def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
+    first = next(line for line in text.split("\n") if line.strip())
+    delimiter = max(_DELIMITERS, key=first.count)
+    header_line, header = next(_records(text, delimiter, name))
+    names = _column_names(header, f"{name}, line {header_line}")
+    as_text = {c: str for c in names if c == id_column or c.lower() in ID_NAMES}
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns where every record is longer than the header
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # exact from pandas 3.1 on, where the argument only warns; before, the default loses last bits
+            warnings.simplefilter("ignore", DeprecationWarning)
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=delimiter,
+                header=0,
+                names=names,
+                index_col=False,
+                dtype=as_text,
+                low_memory=False,
+                float_precision="round_trip",
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        _check_widths(text, delimiter, len(header), name)
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{name} is not a readable CSV table ({reason})") from None
+    # a record that is too short reads as missing values at its end
+    if frame[names[-1]].isna().any():
+        _check_widths(text, delimiter, len(header), name)
+
+    lines: Sequence[int]
+    if text.rstrip("\n").count("\n") == len(frame):
+        lines = range(2, len(frame) + 2)
+    else:
+        lines = [line for line, _ in _records(text, delimiter, name)][1:]
+        if len(lines) != len(frame):
+            raise InputError(f"{name}: unbalanced quotes; every opening quote needs a closing one")
+    frame.index = pd.Index(lines, name="line")
+    blank = [c for c, given in zip(names, header, strict=True) if not given.strip()]
+    return _without_blank_columns(frame, blank, f"{name}, line {header_line}")
+
+
+def _column_names(header: list[str], where: str) -> list[str]:
+    given = [field.strip() for field in header]
+    if all(map(_is_value, given)):
+        raise InputError(
+            f"{where}: these are values, not column names; add a header line such as timestamp,value"
+        )
+    named = [c for c in given if c]
+    twice = next((c for c in named if named.count(c) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where}: column {twice!r} appears twice; rename one of the two")
+    return [c or f"column {i + 1}" for i, c in enumerate(given)]
+
+
+def _is_value(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        digits = sum(c.isdigit() for c in text)
+        return digits >= 4 and all(c.isdigit() or c in "-/.:TZ+ " for c in text)
+    return True
+
+
+def _without_blank_columns(frame: pd.DataFrame, blank: list[str], where: str) -> pd.DataFrame:
+    """Drop what other programs leave behind: trailing separators and the row numbers of `to_csv`."""
+    for column in blank:
+        values = frame[column]
+        is_first = column == frame.columns[0]
+        numbers = is_first and np.array_equal(values.to_numpy(), np.arange(len(frame)))
+        if len(frame.columns) > 1 and (numbers or values.isna().all()):
+            frame = frame.drop(columns=column)
+        elif is_first and "timestamp" not in frame.columns:
+            frame = frame.rename(columns={column: "timestamp"})
+        else:
+            raise InputError(f"{where}: {column} has no name; give it one")
+    return frame
+
+
+def _check_widths(text: str, delimiter: str, wanted: int, name: str) -> None:
+    for line, fields in _records(text, delimiter, name):
+        got = len(fields)
+        while got > wanted and not fields[got - 1].strip():
+            got -= 1
+        if got != wanted:
+            raise InputError(
+                f"{name}, line {line}: {got} fields where the header has {wanted}; "
+                "add or remove separators, or quote the field that holds one"
+            )
+
+
+def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise InputError(
+            f"{name}: reading Parquet needs pyarrow; run: pip install 'tinytsm[parquet]'"
+        ) from None
+    try:
+        frame = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{name} is not a readable Parquet file ({reason})") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index()
+    frame.columns = frame.columns.astype(str)
+    frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
+    return frame
+
+
+def check_output(path: str | Path, suffixes: tuple[str, ...]) -> Path:
+    """The path, when a file of that kind can be written there; asked before the work, not after."""
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: wanted a name that ends in {', '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: no folder {str(path.parent)!r}; create it first")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name")
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        try:
+            import pyarrow as pa  # noqa: F401
+        except ImportError:
+            raise InputError(
+                f"{path}: writing Parquet needs pyarrow; run: pip install 'tinytsm[parquet]'"
+            ) from None
+    return path
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary path beside `path` (same extension), then put it in place in one step.
+
+    Raises InputError where the folder refuses the file.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            # mkstemp keeps the file to its owner; a result gets the permissions of any new file
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,198 @@
+"""Train a Tiny-TSM model on series that SynthTS makes up as it goes.
+
+    python -m tinytsm.train --compile                         # the nano preset, until stopped
+    python -m tinytsm.train --compile --max-seconds 600       # ten minutes, learning-rate decay included
+    python -m tinytsm.train --resume --out runs/nano          # go on where a run was stopped
+    python -m tinytsm.train --init-from runs/nano --out runs/longer --max-seconds 3600
+    torchrun --nproc-per-node 4 -m tinytsm.train --preset tiny --compile
+
+A run writes `log.csv`, `loss.png` and `checkpoints/` under --out, and can be stopped at any time: Ctrl-C and SIGTERM
+finish the step, save and say how to go on. On CPU a run bounded by --steps gives the same bits however often it is
+stopped and resumed. The last line printed is one JSON document.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from tinytsm import checkpoint
+from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given
+from tinytsm.data import GeneratorError
+from tinytsm.synth.mixture import MIXTURE_VERSION
+from tinytsm.trainer import Trainer, TrainingError, World, pick_device
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that torch.compile would use on CPU, or None."""
+    return next(
+        (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tinytsm.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="nano", help="model size (default: nano)"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in --out"
+    )
+    start.add_argument(
+        "--init-from", type=Path, metavar="PATH",
+        help="start from another run's or release's weights: fresh optimizer and clock, next generator items",
+    )  # fmt: skip
+    parser.add_argument(
+        "--new-mixture", action="store_true",
+        help="let --resume go on although the generator's mixture has changed since",
+    )  # fmt: skip
+    add_flags(parser, TrainConfig, title="training")
+    add_flags(parser, ModelConfig, title="model (default: the preset's)")
+    return parser.parse_args(argv)
+
+
+def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfig, Path | None]:
+    """Settings of the run and the checkpoint it starts from: the stored ones first, then the flags."""
+    found = checkpoint.newest(out)
+    if not args.resume:
+        if found is not None:
+            raise ValueError(f"{out} holds a run already: --resume it, or give another --out")
+        base = PRESETS[args.preset]
+        if args.init_from is not None:
+            base = checkpoint.load_config(args.init_from)
+        model = dataclasses.replace(base, **given(args, ModelConfig))
+        return model, TrainConfig(**given(args, TrainConfig)), None
+    if found is None:
+        raise ValueError(f"nothing to resume in {out}: it has no checkpoints")
+    model = checkpoint.load_config(found)
+    if changed := given(args, ModelConfig):
+        raise ValueError(
+            f"a resumed run keeps its model; drop {', '.join('--' + c for c in changed)}"
+        )
+    _, _, state = checkpoint.load_training(found)
+    if state["mixture"] != MIXTURE_VERSION and not args.new_mixture:
+        raise ValueError(
+            f"{out} was trained on mixture {state['mixture']}, the generator is now at {MIXTURE_VERSION}: "
+            "the series would change mid-run; give --new-mixture to go on all the same"
+        )
+    train = dataclasses.replace(from_dict(TrainConfig, state["train"]), **given(args, TrainConfig))
+    return model, train, found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the process's exit code."""
+    args = parse(argv)
+    out = args.out or Path("runs") / args.preset
+    try:
+        model_config, config, found = settle(args, out)
+        device = pick_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        trainer = Trainer(model_config, config, out, device=device, world=World.join(device))
+        if found is not None:
+            trainer.restore(found)
+        elif args.init_from is not None:
+            trainer.init_from(checkpoint.resolve(args.init_from))
+    except ValueError as error:
+        print(f"tinytsm.train: error: {error}", file=sys.stderr)
+        return 2
+    try:
+        return _train(trainer)
+    except (TrainingError, GeneratorError) as error:
+        print(f"tinytsm.train: error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _train(trainer: Trainer) -> int:
+    config, first = trainer.config, trainer.world.rank == 0
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    say = tqdm.write if first else lambda text, **_: None
+    say(
+        f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}",
+        file=sys.stderr,
+    )
+    say(json.dumps(dataclasses.asdict(trainer.plan.model)), file=sys.stderr)
+    say(json.dumps(dataclasses.asdict(config)), file=sys.stderr)
+    if config.compile:
+        if trainer.device.type == "cpu" and find_compiler() is None:
+            say(
+                "no C++ compiler found (g++ or clang++): going on without --compile",
+                file=sys.stderr,
+            )
+        else:
+            say("compiling (a minute or two; later runs find it cached) ...", file=sys.stderr)
+            trainer.compile()
+            say(f"compiled in {trainer.compile_seconds:.0f} s, not counted", file=sys.stderr)
+
+    def on_signal(number: int, frame: Any) -> None:
+        trainer.stop_signal = number
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    trainer.clock.start()
+    box = config.max_seconds
+    bar = None
+    if first:
+        bar = tqdm(
+            total=1000 if box else config.steps,
+            bar_format="{percentage:3.0f}% |{bar:20}| {postfix} [{elapsed}<{remaining}]",
+            initial=round(1000 * trainer.clock.progress) if box else trainer.clock.step,
+        )
+    try:
+        outcome = trainer.run(bar)
+    finally:
+        if bar is not None:
+            bar.close()
+        for s, handler in before.items():
+            signal.signal(s, handler)
+    if first:
+        _finish(trainer, outcome, parameters)
+    return 0 if outcome == "complete" else 128 + (trainer.stop_signal or signal.SIGTERM)
+
+
+def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
+    """Draw the loss, say how to go on, and print one JSON line."""
+    out = trainer.out
+    try:
+        from tinytsm.plot import loss_curve
+
+        loss_curve(out / "log.csv", out / "loss.png")
+    except ImportError as error:
+        print(f"no loss curve drawn: {error}", file=sys.stderr)
+    if outcome == "stopped":
+        print(f"stopped; go on with: python -m tinytsm.train --resume --out {out}", file=sys.stderr)
+    summary = {
+        "outcome": outcome,
+        "out": str(out),
+        "step": trainer.clock.step,
+        "tokens": trainer.clock.step * trainer.config.batch_tokens,
+        "seconds": round(trainer.clock.seconds, 1),
+        "compile_seconds": round(trainer.compile_seconds, 1),
+        "decay_start": trainer.clock.decay_start,
+        "skipped": trainer.skipped,
+        "parameters": parameters,
+        "mixture": MIXTURE_VERSION,
+        "versions": checkpoint.fingerprint(),
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,367 @@
+"""One training run: step, checkpoint, resume, stop.
+
+`tinytsm.train` is the command around it.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tinytsm import checkpoint
+from tinytsm.config import TOKEN_MULTIPLE, ModelConfig, TrainConfig
+from tinytsm.data import Batch, Bucket, Feeder, Plan
+from tinytsm.model import Model
+from tinytsm.optim import Clock, Optimizer
+from tinytsm.synth.mixture import MIXTURE_VERSION
+
+# A run stops when this many steps in a row had a loss or gradient that is not finite.
+_PATIENCE = 20
+_LOG_COLUMNS = ("step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "wait_share", "skipped")  # fmt: skip
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why and what to do."""
+
+
+@dataclasses.dataclass
+class World:
+    """The processes that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> "World":
+        """The processes that torchrun started, or this one alone."""
+        if "RANK" not in os.environ:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def add_up_gradients(self, model: Model) -> None:
+        """Sum the gradients over processes, in one message."""
+        if self.size == 1:
+            return
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+
+def batch_loss(model: Model, batch: Batch, world: World) -> Tensor:
+    """Mean of the octaves' losses over the global batch, or this process's share of it: the shares add up."""
+    tokens = model(batch.x, batch.resolution, batch.variates)
+    total, count = model.loss(tokens, batch.target, batch.offset)
+    count = world.add_up(count.detach().clone())
+    return (total / count.clamp_min(1)).mean()
+
+
+def find_culprit(model: Model, batch: Batch) -> str:
+    """Which series of a batch gives a loss that is not finite, or that only the gradient is not."""
+    with torch.no_grad():
+        tokens = model(batch.x, batch.resolution, batch.variates)
+        alone = [slice(i, i + 1) for i in range(len(batch.x))]
+        for i, row in enumerate(alone):
+            part = type(tokens)(*(t[row] for t in tokens))
+            # the uncompiled loss: one series is a shape of its own
+            total, _ = Model.loss(model, part, batch.target[row], batch.offset[row])
+            if not total.isfinite().all():
+                return f"series {i} of batch {batch.number} gives loss {total.tolist()}"
+    if not all(p.isfinite().all() for p in model.parameters()):
+        return "the weights themselves are not finite"
+    return f"every loss of batch {batch.number} is finite, its gradient is not"
+
+
+class Trainer:
+    """One run: model, averaged weights, optimizer, clock, and the loop over batches."""
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        out: Path,
+        *,
+        device: torch.device,
+        world: World | None = None,
+    ):
+        self.config, self.out, self.device = config, out, device
+        self.world = world or World()
+        self.plan = Plan(model_config, config, rank=self.world.rank, world=self.world.size)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.model = Model(model_config, generator).to(device)
+        self.averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.optimizer = Optimizer(self.model, config)
+        self.clock = Clock(config)
+        self.next_batch = 0
+        self.skipped = 0
+        self.stop_signal: int | None = None
+        self.model.block_dtype = pick_precision(device)
+        self.compile_seconds = 0.0
+
+    # -- one step
+
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """Gradients of the global batch into the parameters; returns the global loss."""
+        self.model.zero_grad(set_to_none=True)
+        loss = batch_loss(self.model, batch, self.world)
+        loss.backward()
+        self.world.add_up_gradients(self.model)
+        return self.world.add_up(loss.detach().clone())
+
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
+        """One optimizer step; returns loss, gradient norm (inf or NaN if the step was skipped) and learning rate."""
+        loss = self.forward_backward(batch)
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        good = loss.isfinite() & norm.isfinite()
+        # decided on the device, without waiting for it: a bad step contributes nothing
+        clip = (self.config.grad_clip / norm).clamp_max(1.0)
+        for grad in grads:
+            grad.copy_(torch.where(good, grad * clip, 0.0))
+        lr = self.clock.learning_rate()
+        self.optimizer.step(lr)
+        self.clock.step += 1
+        self.next_batch = batch.number + 1
+        keep = min(self.config.ema, (1 + self.clock.step) / (10 + self.clock.step))
+        with torch.no_grad():
+            ema = list(self.averaged.values())
+            torch._foreach_lerp_(ema, list(self.model.state_dict().values()), 1 - keep)
+        return loss, torch.where(good, norm, float("nan")), lr
+
+    # -- compile, save, restore
+
+    def compile(self) -> None:
+        """Compile and warm up every batch shape; the weights are not touched."""
+        began = time.perf_counter()
+        self.model.compile_parts()
+        for bucket in self.plan.buckets:
+            self.forward_backward(_blank_batch(bucket, self.plan, self.device))
+        self.model.zero_grad(set_to_none=True)
+        self.compile_seconds = time.perf_counter() - began
+
+    def save(self) -> Path:
+        """Write a checkpoint of the current step into the run; on one process."""
+        raw = {f"weight.{k}": v for k, v in self.model.state_dict().items()}
+        state = {
+            "step": self.clock.step,
+            "next_batch": self.next_batch,
+            "seconds": self.clock.seconds,
+            "decay_start": self.clock.decay_start,
+            "skipped": self.skipped,
+            "mixture": MIXTURE_VERSION,
+            "precision": str(self.model.block_dtype).removeprefix("torch."),
+            "train": dataclasses.asdict(self.config),
+            "versions": checkpoint.fingerprint(),
+        }
+        return checkpoint.save_step(
+            self.out,
+            self.clock.step,
+            self.plan.model,
+            self.averaged,
+            training=raw | self.optimizer.state(),
+            state=state,
+        )
+
+    def _load_weights(
+        self, averaged: dict[str, Tensor], raw: dict[str, Tensor], source: Path
+    ) -> None:
+        checkpoint.check_weights(self.model, averaged, source)
+        checkpoint.check_weights(self.model, raw, source)
+        self.model.load_state_dict(raw)
+        self.averaged = {k: averaged[k].to(self.device) for k in self.model.state_dict()}
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint as if the run had never stopped."""
+        averaged, training, state = checkpoint.load_training(folder)
+        raw = {k.removeprefix("weight."): v for k, v in training.items() if k.startswith("weight.")}
+        self._load_weights(averaged, raw, folder)
+        self.optimizer.load_state(training)
+        self.clock = Clock(self.config, step=state["step"], seconds=state["seconds"])
+        self.clock.decay_start = state["decay_start"]
+        self.next_batch, self.skipped = state["next_batch"], state["skipped"]
+
+    def init_from(self, folder: Path) -> None:
+        """Take another run's weights and go on after the items that it has seen; optimizer and clock are fresh."""
+        try:
+            averaged, training, state = checkpoint.load_training(folder)
+        except checkpoint.CheckpointError:
+            # a released model has no training state: its weights are all there is
+            weights = checkpoint.load_model(folder).state_dict()
+            self._load_weights(weights, weights, folder)
+            return
+        raw = {k.removeprefix("weight."): v for k, v in training.items() if k.startswith("weight.")}
+        self._load_weights(averaged, raw, folder)
+        if state["train"].get("seed") == self.config.seed:
+            self.next_batch = state["next_batch"]
+
+    # -- the loop
+
+    def run(self, progress: Any) -> str:
+        """Train until the run is complete or a signal arrives; returns `complete` or `stopped`.
+
+        progress: a tqdm bar, or None on all processes but the first.
+        """
+        log = _Log(self.out / "log.csv") if self.world.rank == 0 else None
+        config = self.config
+        last_saved = last_logged = time.perf_counter()
+        last_wait, bad_in_a_row = 0.0, 0
+        pending: list[tuple[Tensor, Tensor, int]] = []
+        lr = 0.0
+        feeder = Feeder(
+            self.plan,
+            start=self.next_batch,
+            device=self.device,
+            workers=config.workers,
+            prefetch=config.prefetch,
+        )
+        with feeder:
+            outcome = "complete"
+            while self.clock.progress < 1:
+                batch = next(feeder)
+                loss, norm, lr = self.step(batch)
+                pending.append((loss, norm, batch.number))
+                stop = self._should_stop()
+                done = stop or self.clock.progress >= 1
+                if self.clock.step % config.log_steps == 0 or done:
+                    bad_in_a_row = self._review(pending, bad_in_a_row, batch, progress)
+                    now = time.perf_counter()
+                    rate = len(pending) * config.batch_tokens / (now - last_logged)
+                    wait = (feeder.wait_seconds - last_wait) / (now - last_logged)
+                    losses = [x for x in (float(p[0]) for p in pending) if math.isfinite(x)]
+                    row = {
+                        "step": self.clock.step,
+                        "tokens": self.clock.step * config.batch_tokens,
+                        "seconds": round(self.clock.seconds, 3),
+                        "loss": sum(losses) / max(1, len(losses)),
+                        "lr": lr,
+                        "grad_norm": float(norm),
+                        "tokens_per_second": round(rate),
+                        "wait_share": round(wait, 4),
+                        "skipped": self.skipped,
+                    }
+                    if log is not None:
+                        log.write(row)
+                    if progress is not None:
+                        _show(progress, self.clock, row)
+                    last_logged, last_wait = now, feeder.wait_seconds
+                    pending.clear()
+                if self.world.rank == 0 and time.perf_counter() - last_saved > config.save_seconds:
+                    self.save()
+                    last_saved = time.perf_counter()
+                if stop:
+                    outcome = "stopped"
+                    break
+        if self.world.rank == 0:
+            self.save()
+        return outcome
+
+    def _should_stop(self) -> bool:
+        """Whether any process was told to stop; processes agree, so that none waits for another."""
+        if self.world.size == 1:
+            return self.stop_signal is not None
+        flag = torch.tensor(float(self.stop_signal is not None), device=self.device)
+        return bool(self.world.add_up(flag))
+
+    def _review(
+        self, pending: list[tuple[Tensor, Tensor, int]], bad: int, batch: Batch, progress: Any
+    ) -> int:
+        """Count skipped steps, say what caused the latest, and stop the run if they persist."""
+        for _, norm, number in pending:
+            if norm.isfinite():
+                bad = 0
+                continue
+            bad += 1
+            self.skipped += 1
+            cause = find_culprit(self.model, batch) if number == batch.number else f"batch {number}"
+            if progress is not None:
+                progress.write(f"step with a loss or gradient that is not finite, skipped: {cause}")
+        if bad >= _PATIENCE:
+            raise TrainingError(
+                f"the last {bad} steps had a loss or gradient that is not finite (the last was batch "
+                f"{batch.number}); lower --lr (it is {self.config.lr}) and resume from the last checkpoint"
+            )
+        return bad
+
+
+class _Log:
+    """A CSV of the run, appended to when it is resumed; rows past the resumed step are dropped by the reader."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        if not path.exists():
+            path.write_text(",".join(_LOG_COLUMNS) + "\n")
+
+    def write(self, row: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(",".join(f"{row[name]:.8g}" for name in _LOG_COLUMNS) + "\n")
+
+
+def _show(progress: Any, clock: Clock, row: dict[str, float]) -> None:
+    box = clock.config.max_seconds
+    progress.set_postfix_str(
+        f"step {clock.step} loss {row['loss']:.4f} {row['tokens_per_second'] / 1e3:.1f}k tokens/s "
+        f"wait {100 * row['wait_share']:.0f}%",
+        refresh=False,
+    )
+    by_time = box and clock.seconds / box > clock.step / clock.config.steps
+    progress.n = round(1000 * min(1.0, clock.progress)) if by_time or box else clock.step
+    progress.refresh()
+
+
+def _blank_batch(bucket: Bucket, plan: Plan, device: torch.device) -> Batch:
+    """A batch of the bucket's shape, for warming up the compiler."""
+    generator = torch.Generator().manual_seed(0)
+    x, target, resolution = plan.views(
+        torch.randn(plan.values(bucket), generator=generator), bucket
+    )
+    offset = torch.arange(bucket.series) % TOKEN_MULTIPLE
+    return Batch(
+        x.to(device),
+        target.to(device),
+        resolution.zero_().to(device),
+        offset.to(device),
+        bucket.variates,
+        0,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one; a process started by torchrun takes its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "device cuda was asked for, but torch sees no CUDA device; use --device cpu"
+            )
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device(name)
+
+
+def pick_precision(device: torch.device) -> torch.dtype:
+    """What the blocks' matmuls run in: bfloat16 where the hardware multiplies it fast, else float32."""
+    if device.type == "cuda" or torch.backends.mkldnn.is_available() and _cpu_has_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    # true for AVX512_BF16 and AMX; emulated bfloat16 is many times slower than float32
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
