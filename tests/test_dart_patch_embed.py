@@ -68,6 +68,10 @@ def test_any_number_of_tokens(rng, tokens):
     check(series(rng, 2, 16 * tokens), torch.zeros(2), weights(rng, 16, 40), **SETTINGS)
 
 
+def test_long_context(rng):
+    check(series(rng, 1, 16 * 1000), torch.zeros(1), weights(rng, 16, 8), **SETTINGS)
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("patch", [16, 32, 64])

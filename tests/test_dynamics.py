@@ -264,6 +264,41 @@ def test_ets_repeats_with_the_season_drawn() -> None:
     assert checked > 10
 
 
+def test_ets_errors_are_white_under_its_own_filter() -> None:
+    checked, length = 0, 1500
+    for index in range(120):
+        rng = stream(index)
+        alpha = philox.log_uniform(rng, 0.01, 0.9)
+        trend = philox.bernoulli(rng, 0.5)
+        beta = alpha * philox.log_uniform(rng, 0.001, 0.2)
+        keep = philox.between(rng, 0.8, 1.0) if philox.bernoulli(rng, 0.6) else 1.0
+        seasonal = philox.bernoulli(rng, 0.7)
+        size = int(dynamics._SEASONS[choose(rng, dynamics._SEASON_SHARES)]) if seasonal else 1
+        gamma = (1 - alpha) * philox.log_uniform(rng, 0.001, 0.5)
+        strength = philox.log_uniform(rng, 0.3, 20.0)
+        season = np.zeros(size)
+        if seasonal:
+            philox.fill_normal(rng, season)
+            season *= strength
+        level, slope = 0.0, 0.3 * alpha * philox.normal(rng)
+        slope *= trend
+        x = draw(dynamics.ets, index, length)
+        # Exponentiated draws are positive
+        if x.min() > 0:
+            continue
+        error = np.empty(length)
+        for t in range(length):
+            error[t] = e = x[t] - (level + slope + season[t % size])
+            level += slope + alpha * e
+            slope = keep * slope + trend * beta * e
+            season[t % size] += seasonal * gamma * e
+        assert abs(error.mean()) < 5 / math.sqrt(length)
+        assert abs(error.std() - 1) < 5 / math.sqrt(2 * length)
+        assert abs(correlation(error, 1)) < 5 / math.sqrt(length)
+        checked += 1
+    assert checked > 40
+
+
 def test_airline_model_has_its_two_moving_averages() -> None:
     error = []
     for index in range(80):

@@ -80,6 +80,7 @@ def test_any_horizon_in_order_and_never_narrower_at_a_roll(
 def test_equivariance_through_the_edge(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
     base, _ = forecaster.predict_quantiles(series, 40)
     doubled, _ = forecaster.predict_quantiles([64 * s for s in series], 40)
+    assert isinstance(base, torch.Tensor) and isinstance(doubled, torch.Tensor)
     assert torch.equal(doubled, 64 * base)
     moved, _ = forecaster.predict_quantiles([3.7 * s + 1e6 for s in series], 40)
     for before, after, values in zip(base, moved, series, strict=True):

@@ -70,7 +70,8 @@ def inputs(
     h, weight, *rest = (torch.from_numpy(a).float() for a in arrays)
     offset = torch.from_numpy(rng.integers(0, 16, series))
     levels = torch.arange(1, quantiles + 1) / (quantiles + 1)
-    return Inputs(h.to(dtype), weight.to(dtype), *rest, offset, levels).map(lambda t: t.to(DEVICE))
+    tensors = (h.to(dtype), weight.to(dtype), *rest, offset, levels)
+    return Inputs(*(t.to(DEVICE) for t in tensors))
 
 
 def run(loss, data: Inputs, upstream: Tensor) -> list[Tensor]:
@@ -92,7 +93,7 @@ def check(data: Inputs) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("patch", [16, 32, 64])
+@pytest.mark.parametrize("patch", [16, 32, 48, 64])
 def test_every_patch_length_and_dtype(rng, patch, dtype):
     check(inputs(rng, patch=patch, dtype=dtype))
 

@@ -25,6 +25,8 @@ from tinytsm.model import Model
 
 FORMAT = 1
 _KEEP = 2
+# What a run needs to go on.
+_STATE = {"step", "next_batch", "seconds", "decay_start", "skipped", "mixture", "train"}
 
 
 class CheckpointError(ValueError):
@@ -192,6 +194,8 @@ def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor
     state = _read_json(folder / "state.json")
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder / 'state.json'} must hold a JSON object")
+    if missing := sorted(_STATE - state.keys()):
+        raise CheckpointError(f"{folder / 'state.json'} lacks {', '.join(missing)}")
     return (
         _read_tensors(folder / "model.safetensors"),
         _read_tensors(folder / "training.safetensors"),

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tinytsm import checkpoint
 from tinytsm.config import QUANTILES, TOKEN_MULTIPLE, ModelConfig
-from tinytsm.kernels.reference import DEGENERATE_ULPS
 from tinytsm.model import Model
+from tinytsm.ops import DEGENERATE_ULPS
 
 if TYPE_CHECKING:
     import pandas as pd

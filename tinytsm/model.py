@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, QUANTILES, ModelConfig
-from tinytsm.kernels.reference import FRAME_FEATURES
 
 
 class Tokens(NamedTuple):
@@ -40,7 +39,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.config = config
         self.hidden = 2 * config.d_model
-        inputs = 2 * config.patch + FRAME_FEATURES
+        inputs = 2 * config.patch + ops.FRAME_FEATURES
         self.into = nn.Parameter(torch.empty(inputs, self.hidden + config.d_model))
         self.out = nn.Linear(self.hidden, config.d_model, bias=False)
 

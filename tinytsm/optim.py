@@ -84,20 +84,23 @@ class Optimizer:
 
 
 class Clock:
-    """Progress of a run, in steps or in seconds of its time box, whichever is further; compilation not counted."""
+    """Progress of a run, in steps or in seconds of its time box, whichever is further; compilation not counted.
+
+    `seconds` stands still between two calls that set it, so that all of a step, and all processes, see one time.
+    """
 
     def __init__(self, config: TrainConfig, *, step: int = 0, seconds: float = 0.0):
-        self.config, self.step, self._before = config, step, seconds
-        self._started: float | None = None
+        self.config, self.step, self.seconds = config, step, seconds
+        self._origin: float | None = None
         self.decay_start: int | None = None
 
     def start(self) -> None:
         """Count seconds from now on."""
-        self._started = time.perf_counter()
+        self._origin = time.perf_counter() - self.seconds
 
-    @property
-    def seconds(self) -> float:
-        return self._before + (time.perf_counter() - self._started if self._started else 0.0)
+    def elapsed(self) -> float:
+        """Seconds of the whole run up to now."""
+        return self.seconds if self._origin is None else time.perf_counter() - self._origin
 
     @property
     def progress(self) -> float:

@@ -81,9 +81,8 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
         raise ValueError(f"nothing to resume in {out}: it has no checkpoints")
     model = checkpoint.load_config(found)
     if changed := given(args, ModelConfig):
-        raise ValueError(
-            f"a resumed run keeps its model; drop {', '.join('--' + c for c in changed)}"
-        )
+        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise ValueError(f"a resumed run keeps its model; drop {flags}")
     _, _, state = checkpoint.load_training(found)
     if state["mixture"] != MIXTURE_VERSION and not args.new_mixture:
         raise ValueError(
@@ -131,7 +130,7 @@ def _train(trainer: Trainer) -> int:
     )
     say(json.dumps(dataclasses.asdict(trainer.plan.model)), file=sys.stderr)
     say(json.dumps(dataclasses.asdict(config)), file=sys.stderr)
-    if config.compile:
+    if config.compile and trainer.clock.progress < 1:
         if trainer.device.type == "cpu" and find_compiler() is None:
             say(
                 "no C++ compiler found (g++ or clang++): going on without --compile",

@@ -99,6 +99,9 @@ class Trainer:
         world: World | None = None,
     ):
         self.config, self.out, self.device = config, out, device
+        if device.type == "cuda":
+            # embedding and head multiply in TensorFloat-32, blocks in bfloat16
+            torch.set_float32_matmul_precision("high")
         self.world = world or World()
         self.plan = Plan(model_config, config, rank=self.world.rank, world=self.world.size)
         generator = torch.Generator().manual_seed(config.seed)
@@ -215,7 +218,7 @@ class Trainer:
 
         progress: a tqdm bar, or None on all processes but the first.
         """
-        log = _Log(self.out / "log.csv") if self.world.rank == 0 else None
+        log = _Log(self.out / "log.csv", self.clock.step) if self.world.rank == 0 else None
         config = self.config
         last_saved = last_logged = time.perf_counter()
         last_wait, bad_in_a_row = 0.0, 0
@@ -234,7 +237,7 @@ class Trainer:
                 batch = next(feeder)
                 loss, norm, lr = self.step(batch)
                 pending.append((loss, norm, batch.number))
-                stop = self._should_stop()
+                stop = self._agree()
                 done = stop or self.clock.progress >= 1
                 if self.clock.step % config.log_steps == 0 or done:
                     bad_in_a_row = self._review(pending, bad_in_a_row, batch, progress)
@@ -269,12 +272,20 @@ class Trainer:
             self.save()
         return outcome
 
-    def _should_stop(self) -> bool:
-        """Whether any process was told to stop; processes agree, so that none waits for another."""
-        if self.world.size == 1:
-            return self.stop_signal is not None
-        flag = torch.tensor(float(self.stop_signal is not None), device=self.device)
-        return bool(self.world.add_up(flag))
+    def _agree(self) -> bool:
+        """Set the clock, the first process's for all, and tell whether any process was told to stop.
+
+        Processes that disagreed would learn at different rates, or wait for one that has left.
+        """
+        told = self.stop_signal is not None
+        seconds = self.clock.elapsed()
+        if self.world.size > 1:
+            first = self.world.rank == 0
+            shared = torch.tensor([seconds * first, told], device=self.device, dtype=torch.float64)
+            seconds, votes = self.world.add_up(shared).tolist()
+            told = votes > 0
+        self.clock.seconds = seconds
+        return told
 
     def _review(
         self, pending: list[tuple[Tensor, Tensor, int]], bad: int, batch: Batch, progress: Any
@@ -298,13 +309,17 @@ class Trainer:
 
 
 class _Log:
-    """A CSV of the run, appended to when it is resumed; rows past the resumed step are dropped by the reader."""
+    """A CSV of the run. A resumed run drops the rows past the step that it starts from, and goes on."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        if not path.exists():
-            path.write_text(",".join(_LOG_COLUMNS) + "\n")
+        rows = path.read_text().splitlines()[1:] if path.exists() else []
+        kept = [row for row in rows if row.count(",") == len(_LOG_COLUMNS) - 1]
+        kept = [row for row in kept if float(row.split(",")[0]) <= step]
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text("\n".join([",".join(_LOG_COLUMNS), *kept]) + "\n")
+        scratch.replace(path)
 
     def write(self, row: dict[str, float]) -> None:
         with self.path.open("a") as file:
