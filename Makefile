@@ -19,7 +19,7 @@ RESUME = $(if $(wildcard $(RUN)/checkpoints/step-*),--resume)
 FORECAST = $(RUN)/$(basename $(notdir $(SERIES)))_forecast
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench clean
+.PHONY: help train test lint bench gate clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
@@ -49,6 +49,11 @@ lint: $(VENV)/.dev  ## style and types only
 bench: $(VENV)/.dev  ## the benchmarks, at full size
 	$(BIN)/python -m pytest bench --benchmark-only
 
+gate: $(VENV)/.dev $(VENV)/triton-3.6  ## compile every kernel for three GPUs under two Tritons, no GPU needed
+	$(BIN)/python -m tinytsm.gate --full --arch 80 90 100 > docs/gate-newest.txt; s=$$?; cat docs/gate-newest.txt; exit $$s
+	PYTHONPATH=$(VENV)/triton-3.6 $(BIN)/python -m tinytsm.gate --full --arch 80 90 100 > docs/gate-3.6.txt; \
+	  s=$$?; cat docs/gate-3.6.txt; exit $$s
+
 clean:  ## remove caches and build outputs; keep .venv and runs
 	rm -rf build dist tinytsm.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find tinytsm kernels synth bench tests -name __pycache__ -prune -exec rm -rf {} +
@@ -75,3 +80,8 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	  $(BIN)/pip install --constraint constraints.txt --editable '.[dev]' || exit 1; \
 	  { set +x; } 2>/dev/null; echo "tinytsm and its tools: installed in $$(( $$(date +%s) - start )) s"
 	@touch $(VENV)/.train $@
+
+# The oldest Triton that the kernels keep to, beside the installed one; it needs a NumPy of its time.
+$(VENV)/triton-3.6: $(VENV)/.dev
+	$(BIN)/pip install --target $@ --no-deps 'triton==3.6.0' 'numpy<2.4'
+	@touch $@

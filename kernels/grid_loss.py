@@ -55,13 +55,16 @@ def _grid_loss_kernel(
     n_rows, n_tokens, n_target, first_k, R,
     P: tl.constexpr, Q: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """Program (i, j, l): rows i * BM .. + BM of the grid, horizon patch first_k + j, steps l * BP .. + BP of it.
+    """Program (i * P / BP + l, j): rows i * BM .. + BM of the grid, steps l * BP .. + BP of horizon patch first_k + j.
+
+    Neighbours share their rows of h, so that only the first reads them from far away.
 
     index: (n_rows,), the token of each row, counted through all series. weight: (K, 1 + Q, P, R).
     Forward: out and counts, one entry for each program, take sums of loss and of weights. Backward: out (n_rows,
     horizon patches, 1 + Q, P) takes the loss's gradient with respect to the outputs.
     """
-    i_m, i_k = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    i_ml, i_k = tl.program_id(0), tl.program_id(1)
+    i_m, i_l = (i_ml // (P // BP)).to(tl.int64), i_ml % (P // BP)
     k = (first_k + i_k).to(tl.int64)
     o_row = i_m * BM + tl.arange(0, BM)
     m_row = o_row < n_rows
@@ -69,11 +72,12 @@ def _grid_loss_kernel(
     index_row = tl.load(index + o_row, m_row, other=0)
     series, token = (index_row // n_tokens).to(tl.int64), index_row % n_tokens
     o_n = index_row.to(tl.int64)
-    o_p, o_r = tl.program_id(2) * BP + tl.arange(0, BP), tl.arange(0, BR)
+    o_p, o_r = i_l * BP + tl.arange(0, BP), tl.arange(0, BR)
 
+    # a tuple of tiles, one for each output: Triton unrolls what Python's types cannot follow
     raw = ()
     for _ in tl.static_range(1 + Q):
-        raw = raw + (tl.zeros((BM, BP), tl.float32),)
+        raw = raw + (tl.zeros((BM, BP), tl.float32),)  # type: ignore[assignment]
     for r in range(0, R, BR):
         m_r = r + o_r < R
         b_h = tl.load(
@@ -82,7 +86,8 @@ def _grid_loss_kernel(
         p_w = weight + (k * (1 + Q) * P + o_p[None, :]) * R + r + o_r[:, None]
         more = ()
         for j in tl.static_range(1 + Q):
-            more = more + (dot(b_h, tl.load(p_w + j * P * R, m_r[:, None], other=0.0), raw[j]),)
+            b_w = tl.load(p_w + j * P * R, m_r[:, None], other=0.0)
+            more = more + (dot(b_h, b_w, raw[j]),)  # type: ignore[assignment]
         raw = more
 
     b_loc = tl.load(loc + o_n, m_row, other=0.0).to(tl.float32)
@@ -98,8 +103,8 @@ def _grid_loss_kernel(
     reach = _FAR / tl.maximum(tl.abs(y), _FAR)
 
     HALF: tl.constexpr = (Q - 1) // 2
-    away = y - raw[0]
-    error = y - raw[1]
+    away = y - raw[0]  # type: ignore[misc]
+    error = y - raw[1]  # type: ignore[misc]
     middle = tl.load(levels + HALF).to(tl.float32)
     if BACKWARD:
         share = tl.where(known, importance[:, None] * reach, 0.0)
@@ -121,7 +126,7 @@ def _grid_loss_kernel(
                 beyond = beyond - direction * _softplus(raw[2 + side * HALF + j] + _SHIFT)
                 level = tl.load(levels + (HALF - 1 - j if side == 0 else HALF + 1 + j))
                 slope = 1.0 - 2.0 * level.to(tl.float32) - _sign(beyond)
-                slopes = slopes + (slope,)
+                slopes = slopes + (slope,)  # type: ignore[assignment]
                 total = total + slope
             median_grad = median_grad + total
             for j in tl.static_range(HALF):
@@ -143,9 +148,10 @@ def _grid_loss_kernel(
                 level = level.to(tl.float32)
                 pinball += tl.maximum(level * beyond, (level - 1.0) * beyond)
         loss = tl.where(known, (pinball * (2.0 / Q) + _MEAN_WEIGHT * huber) * reach, 0.0)
-        o_out = (i_m * tl.num_programs(1) + i_k) * tl.num_programs(2) + tl.program_id(2)
-        tl.store(out + o_out, tl.sum(tl.sum(loss, 1) * importance, 0))
-        tl.store(counts + o_out, tl.sum(tl.sum(tl.where(known, 1.0, 0.0), 1) * importance, 0))
+        o_out = i_ml * tl.num_programs(1) + i_k
+        # summed as one axis: Triton 3.6 cannot compile a sum along rows of these tiles for sm_100
+        tl.store(out + o_out, tl.sum(loss * importance[:, None]))
+        tl.store(counts + o_out, tl.sum(tl.where(known, importance[:, None], 0.0)))
 
 
 def _grid_rows(offset: Tensor, n_tokens: int, stride: int) -> Tensor:
@@ -160,12 +166,17 @@ def _outputs_first(weight: Tensor, patch: int) -> Tensor:
     return weight.unflatten(-1, (patch, -1)).permute(0, 3, 2, 1).contiguous()
 
 
+def _blocks(index: Tensor, patch: int) -> int:
+    """Programs of one horizon patch."""
+    return triton.cdiv(len(index), BLOCK_ROWS) * (patch // BLOCK_STEPS)
+
+
 def _launch(
     h: Tensor, weight: Tensor, target: Tensor, loc: Tensor, scale: Tensor, token_weight: Tensor,
     levels: Tensor, index: Tensor, out: Tensor, counts: Tensor, ks: range, *, backward: bool,
 ) -> None:  # fmt: skip
     rank, patch = h.shape[-1], target.shape[-1]
-    _grid_loss_kernel[(triton.cdiv(len(index), BLOCK_ROWS), len(ks), patch // BLOCK_STEPS)](
+    _grid_loss_kernel[(_blocks(index, patch), len(ks))](
         h, weight, target, loc, scale, token_weight, levels, index, out, counts,
         len(index), h.shape[1], target.shape[1], ks.start, rank,
         P=patch, Q=len(levels), BM=BLOCK_ROWS, BP=BLOCK_STEPS, BR=32 if h.itemsize == 2 else 16,
@@ -182,13 +193,13 @@ def launch_forward(
     sums = []
     for ks, stride in octaves(len(weight)):
         index = _grid_rows(offset, h.shape[1], stride)
-        shape = (2, triton.cdiv(len(index), BLOCK_ROWS), len(ks), target.shape[-1] // BLOCK_STEPS)
+        shape = (2, _blocks(index, target.shape[-1]), len(ks))
         partial = torch.empty(shape, dtype=torch.float32, device=h.device)
         _launch(
             h, by_output, target, loc, scale, token_weight, levels, index,
             partial[0], partial[1], ks, backward=False,
         )  # fmt: skip
-        sums.append(partial.sum((1, 2, 3)))
+        sums.append(partial.sum((1, 2)))
     total, count = torch.stack(sums, 1)
     return total.clone(), count.clone()
 

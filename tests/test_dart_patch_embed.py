@@ -129,22 +129,25 @@ def hard_series(rng, tokens: int) -> torch.Tensor:
     # level 1e9, unit noise: the edge centres in float64
     level = 1e9 + x[7]
     x[7] = level - level[0]
-    x[8, 50] = 1e12  # a spike that the long memory forgets slowly
+    x[8, 50] = 1e12  # a spike
     return torch.from_numpy(x).float()
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_hard_series_are_finite_and_equal_to_eager(rng):
-    tokens = 20
+# the short one forgets the spike before the level does
+@pytest.mark.parametrize("half_life_scale", [512.0, 4.0])
+def test_hard_series_are_finite_and_equal_to_eager(rng, half_life_scale):
+    tokens, settings = 20, SETTINGS | {"half_life_scale": half_life_scale}
     x, weight = hard_series(rng, tokens).to(DEVICE), weights(rng, 16, 24).to(DEVICE)
     zeros = torch.zeros(len(x), device=DEVICE)
     grad = torch.randn(len(x), tokens, 24, device=DEVICE)
-    ours = run(kernel.dart_patch_embed, x, zeros, weight, grad, **SETTINGS)
-    eager = run(reference.dart_patch_embed, x, zeros, weight, grad, **SETTINGS)
+    ours = run(kernel.dart_patch_embed, x, zeros, weight, grad, **settings)
+    eager = run(reference.dart_patch_embed, x, zeros, weight, grad, **settings)
     for name, a in zip(NAMES, ours, strict=True):
         assert a.isfinite().all(), name
     h, loc, scale, token_weight, _ = ours
     assert torch.equal(scale > 0, eager[2] > 0)
+    assert (scale[8, 3] > 0) and (scale[8, -1] > 0) == (half_life_scale == 512)
     assert (scale[:4] == 0).all() and (token_weight[:4] == 0).all()
     torch.testing.assert_close(token_weight, eager[3], rtol=0, atol=0)
     unit = eager[2].amax(1, keepdim=True).clamp_min(1e-30)

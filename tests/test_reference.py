@@ -105,7 +105,7 @@ def naive_pair(raw: np.ndarray, y: float) -> float:
         up += gaps[half + i]
         quantiles[LEVELS[half - 1 - i]] = down
         quantiles[LEVELS[half + 1 + i]] = up
-    assert list(sorted(quantiles)) == list(LEVELS)
+    assert sorted(quantiles) == list(LEVELS)
     pinball = np.mean([(q - (y < v)) * (y - v) for q, v in quantiles.items()])
     away = abs(y - mean)
     huber = away**2 / 2 if away < 3 else 3 * (away - 1.5)

@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinytsm.kernels import reference
-from tinytsm.kernels.reference import quantile_outputs, rms_norm, rotary, swiglu
+from tinytsm.kernels.reference import (
+    DEGENERATE_ULPS,
+    FRAME_FEATURES,
+    quantile_outputs,
+    rms_norm,
+    rotary,
+    swiglu,
+)
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "y", "on")
 _HAVE_KERNELS = (torch.version.cuda is not None or _INTERPRETED) and find_spec("triton") is not None
@@ -25,6 +32,8 @@ if TYPE_CHECKING or _HAVE_KERNELS:
 
 __all__ = [
     "ATTENTION_BACKENDS",
+    "DEGENERATE_ULPS",
+    "FRAME_FEATURES",
     "AttentionBackend",
     "causal_attention",
     "dart_patch_embed",

@@ -1,0 +1,63 @@
+"""On CPU the ops are their definitions, need no Triton, and compile in one graph."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinytsm import ops
+from tinytsm.kernels import reference
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(
+    "TRITON_INTERPRET" in os.environ,
+    reason="the interpreter puts kernels in the definitions' place",
+)
+EMBED = {"patch": 16, "half_life_loc": 32.0, "half_life_scale": 512.0}
+
+
+def embed_inputs() -> tuple[torch.Tensor, ...]:
+    x = torch.randn(3, 16 * 16).cumsum(1)
+    x[0, 30:70] = torch.nan
+    return x, torch.zeros(3), torch.randn(36, 8, requires_grad=True)
+
+
+def loss_inputs() -> tuple[torch.Tensor, ...]:
+    h, weight = torch.randn(3, 16, 4, requires_grad=True), torch.randn(3, 4, 160)
+    frames = torch.randn(3, 16), torch.rand(3, 16) + 0.5, torch.rand(3, 16)
+    levels = torch.arange(1, 10) / 10
+    target = torch.randn(3, 19, 16)
+    return h, weight.requires_grad_(), target, *frames, torch.arange(3), levels
+
+
+def with_gradients(outputs: tuple[torch.Tensor, ...], *leaves: torch.Tensor) -> list[torch.Tensor]:
+    return [*outputs, *torch.autograd.grad(outputs[0].square().sum(), leaves)]
+
+
+@pytest.mark.parametrize("name", ["dart_patch_embed", "grid_loss"])
+def test_cpu_takes_the_definition_in_one_graph(name):
+    op, definition = getattr(ops, name), getattr(reference, name)
+    if name == "grid_loss":
+        inputs, settings = loss_inputs(), {}
+        leaves = inputs[:2]
+    else:
+        inputs, settings = embed_inputs(), EMBED
+        leaves = inputs[2:]
+    truth = with_gradients(definition(*inputs, **settings), *leaves)
+    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+    for f in (op, compiled):
+        found = with_gradients(f(*inputs, **settings), *leaves)
+        for a, b in zip(found, truth, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        if f is op:
+            assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="CUDA builds of torch bring Triton")
+def test_triton_is_not_needed():
+    # None in sys.modules makes an import fail
+    code = "import sys; sys.modules['triton'] = None; import tinytsm.model, tinytsm.forecast"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
