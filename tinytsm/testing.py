@@ -1,5 +1,6 @@
 """What tests and benchmarks of the ops share: the error rule, odd lengths, where kernels can run."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -24,7 +25,11 @@ def max_error(value: Tensor, truth: Tensor) -> float:
     difference = (value.double() - truth.double()).abs()
     same = value.double() == truth.double()
     difference = torch.where(same | (value.isnan() & truth.isnan()), 0.0, difference)
-    return difference.nan_to_num(nan=float("inf")).amax().item() if difference.numel() else 0.0
+    return (
+        difference.nan_to_num(nan=math.inf, posinf=math.inf).amax().item()
+        if difference.numel()
+        else 0.0
+    )
 
 
 def assert_as_good_as_eager(
@@ -43,7 +48,7 @@ def assert_as_good_as_eager(
     the value. (The rule is flash-attention's, tests/test_flash_attn.py.)
     """
     for name, a, b, c in zip(names, ours, eager, truth, strict=True):
-        largest = c.abs().nan_to_num(nan=0.0).amax().item() if c.numel() else 0.0
+        largest = c.abs().nan_to_num(nan=0.0, posinf=0.0).amax().item() if c.numel() else 0.0
         ours_error, eager_error = max_error(a, c), max_error(b, c)
         allowed = factor * eager_error + floor * max(1e-30, largest)
         assert ours_error <= allowed, (
