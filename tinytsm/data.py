@@ -4,6 +4,7 @@ A batch is a pure function of (settings, batch number), so the stream's whole st
 jitted and holds no interpreter lock; on CUDA the buffers are pinned and copied on a side stream.
 """
 
+import functools
 import math
 import queue
 import threading
@@ -162,12 +163,28 @@ def fill_windows(seed, first_item, variates, mask_share, x, target, resolution):
             resolution[row] = _write_window(series[v], lead, start, hidden, x[row], target[row])
 
 
+@functools.cache
+def prepare() -> None:
+    """Compile the generator and the filling of batches, or load them from Numba's cache."""
+    dispatch.prepare()
+    patch = 8
+    fill_windows(
+        0,
+        0,
+        1,
+        0.5,
+        np.empty((1, patch), np.float32),
+        np.empty((1, 2, patch), np.float32),
+        np.empty(1, np.float32),
+    )
+
+
 class Plan:
     """What batch number b holds, for one process of `world`."""
 
     def __init__(self, model: ModelConfig, train: TrainConfig, *, rank: int = 0, world: int = 1):
         self.model, self.train, self.rank, self.world = model, train, rank, world
-        dispatch.prepare()
+        prepare()
         short = min(TOKEN_MULTIPLE, model.context_patches)
         plain = 1.0 - train.short_share - train.multivariate_share
         shapes = (

@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from tinytsm import checkpoint
+from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given
 from tinytsm.data import GeneratorError
 from tinytsm.synth.mixture import MIXTURE_VERSION
@@ -102,6 +103,16 @@ def main(argv: list[str] | None = None) -> int:
         device = pick_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
+        first = os.environ.get("RANK", "0") == "0"
+        if first:
+            print(
+                "preparing the generator (compiled once on a machine: a minute or two) ...",
+                file=sys.stderr,
+            )
+        began = time.perf_counter()
+        data.prepare()
+        if first:
+            print(f"prepared in {time.perf_counter() - began:.0f} s, not counted", file=sys.stderr)
         trainer = Trainer(model_config, config, out, device=device, world=World.join(device))
         if found is not None:
             trainer.restore(found)
