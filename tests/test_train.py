@@ -23,7 +23,7 @@ from tinytsm.config import ModelConfig, TrainConfig
 from tinytsm.data import Batch, Plan
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer, split_parameters
-from tinytsm.trainer import Trainer, TrainingError, World
+from tinytsm.trainer import Trainer, TrainingError, World, find_compiler
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -405,7 +405,7 @@ def test_without_a_compiler_it_goes_on_in_eager_mode(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["compile_seconds"] == 0
 
 
-@pytest.mark.skipif(train.find_compiler() is None, reason="no C++ compiler")
+@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 # the compiler's own imports and tracing
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")

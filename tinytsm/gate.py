@@ -226,6 +226,16 @@ def reports(*, archs: list[int], full: bool) -> Iterator[Report]:
                 yield inspect(kernel, case=case.name, arch=arch)
 
 
+_ROW = "{:22} {:>4} {:>5} {:>6} {:>7} {:>6} {:>11}  {}"
+HEADER = _ROW.format("case", "sm", "regs", "spills", "shared", "warps", "matrix", "").rstrip()
+
+
+def line(r: Report) -> str:
+    """One kernel's row under HEADER."""
+    cells = (r.case, r.arch, r.registers, r.spills, r.shared, r.warps, r.matrix)
+    return _ROW.format(*cells, ", ".join(r.faults)).rstrip()
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the process's exit code."""
     parser = argparse.ArgumentParser(
@@ -243,14 +253,12 @@ def main(argv: list[str] | None = None) -> int:
     import triton
 
     began = time.perf_counter()
-    row = "{:22} {:>4} {:>5} {:>6} {:>7} {:>6} {:>11}  {}"
     print(f"triton {triton.__version__}, torch {torch.__version__}")
-    print(row.format("case", "sm", "regs", "spills", "shared", "warps", "matrix", "").rstrip())
+    print(HEADER)
     done = []
     for r in reports(archs=args.arch, full=args.full):
         done.append(r)
-        cells = (r.case, r.arch, r.registers, r.spills, r.shared, r.warps, r.matrix)
-        print(row.format(*cells, ", ".join(r.faults)).rstrip(), flush=True)
+        print(line(r), flush=True)
     bad = sum(bool(r.faults) for r in done)
     summary = {
         "kernels": len(done),

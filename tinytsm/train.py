@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -30,14 +29,7 @@ from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given
 from tinytsm.data import GeneratorError
 from tinytsm.synth.mixture import MIXTURE_VERSION
-from tinytsm.trainer import Trainer, TrainingError, World, pick_device
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler that torch.compile would use on CPU, or None."""
-    return next(
-        (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
-    )
+from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@
 import dataclasses
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -380,3 +381,10 @@ def pick_precision(device: torch.device) -> torch.dtype:
 def _cpu_has_bf16() -> bool:
     # true for AVX512_BF16 and AMX; emulated bfloat16 is many times slower than float32
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that torch.compile would use on CPU, or None."""
+    return next(
+        (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
+    )
