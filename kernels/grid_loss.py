@@ -253,7 +253,9 @@ def _backward(
     h: Tensor, weight: Tensor, target: Tensor, loc: Tensor, scale: Tensor, token_weight: Tensor,
     offset: Tensor, levels: Tensor, grad: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return launch_backward(h, weight, target, loc, scale, token_weight, offset, levels, grad)
+    # a caller's autocast would round the gradients on their way through the library's matmuls
+    with torch.autocast(h.device.type, enabled=False):
+        return launch_backward(h, weight, target, loc, scale, token_weight, offset, levels, grad)
 
 
 @_backward.register_fake

@@ -236,6 +236,15 @@ def test_compiles_in_one_graph(rng):
     assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
 
 
+def test_autocast_changes_no_bit(rng):
+    x, weight = series(rng, 2, 16 * 3).to(DEVICE), weights(rng, 16, 8).to(DEVICE)
+    zeros, grad = torch.zeros(2, device=DEVICE), torch.randn(2, 3, 8, device=DEVICE)
+    with torch.autocast(torch.device(DEVICE).type, torch.bfloat16):
+        a = run(ops.dart_patch_embed, x, zeros, weight, grad, **SETTINGS)
+    b = run(ops.dart_patch_embed, x, zeros, weight, grad, **SETTINGS)
+    assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+
+
 def test_only_the_embedding_carries_a_gradient(rng):
     x, weight = series(rng, 2, 16 * 3).to(DEVICE), weights(rng, 16, 8).to(DEVICE)
     outputs = kernel.dart_patch_embed(

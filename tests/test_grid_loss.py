@@ -207,6 +207,14 @@ def test_compiles_in_one_graph(rng):
     assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
 
 
+def test_autocast_changes_no_bit(rng):
+    data, upstream = inputs(rng), torch.ones((), device=DEVICE)
+    with torch.autocast(torch.device(DEVICE).type, torch.bfloat16):
+        a = run(ops.grid_loss, data, upstream)
+    b = run(ops.grid_loss, data, upstream)
+    assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+
+
 def test_shapes_are_known_without_running(rng):
     data = inputs(rng, horizon=5).map(lambda t: t.to("meta"))
     total, count = kernel.grid_loss(*data)

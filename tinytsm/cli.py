@@ -178,7 +178,7 @@ def _forecast(args: argparse.Namespace) -> None:
     from tinytsm import frames, tables
 
     horizon = frames.check_horizon(args.horizon)
-    levels = frames.DEFAULT_QUANTILES
+    levels = frames.QUANTILES
     if args.quantiles is not None:
         levels = frames.check_quantiles(
             [part for part in args.quantiles.split(",") if part.strip()]

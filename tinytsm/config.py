@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # The quantile levels that the model is trained on; any others are interpolated at forecast time.
-QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+QUANTILES: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Time and feature blocks alternate in this order.
 LAYER_PATTERN = ("time", "time", "feature")
 # The coarse-grid loss evaluates the farthest octaves at every 16th token.

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.columns import Layout, infer_layout, numbers, place
+from tinytsm.config import QUANTILES
 from tinytsm.tables import InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
 
 __all__ = [
-    "DEFAULT_QUANTILES",
     "Forecast",
     "InputError",
     "Layout",
@@ -33,8 +33,6 @@ __all__ = [
     "split_frame",
     "to_frame",
 ]
-
-DEFAULT_QUANTILES: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Forecaster(Protocol):
@@ -255,7 +253,7 @@ def forecast_series(
     series: Sequence[Series],
     *,
     prediction_length: int,
-    quantile_levels: Sequence[float] = DEFAULT_QUANTILES,
+    quantile_levels: Sequence[float] = QUANTILES,
     context_length: int | None = None,
     batch_size: int = 256,
     progress: Callable[[int], object] = lambda done: None,
@@ -294,7 +292,7 @@ def forecast_series(
 def to_frame(
     forecasts: Sequence[Forecast],
     *,
-    quantile_levels: Sequence[float] = DEFAULT_QUANTILES,
+    quantile_levels: Sequence[float] = QUANTILES,
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
 ) -> pd.DataFrame:
@@ -317,7 +315,7 @@ def predict_frame(
     df: pd.DataFrame,
     *,
     prediction_length: int,
-    quantile_levels: Sequence[float] = DEFAULT_QUANTILES,
+    quantile_levels: Sequence[float] = QUANTILES,
     id_column: str | None = "item_id",
     timestamp_column: str | None = "timestamp",
     target: str | Sequence[str] | None = "target",

@@ -328,14 +328,14 @@ class _Log:
 
 
 def _show(progress: Any, clock: Clock, row: dict[str, float]) -> None:
-    box = clock.config.max_seconds
     progress.set_postfix_str(
         f"step {clock.step} loss {row['loss']:.4f} {row['tokens_per_second'] / 1e3:.1f}k tokens/s "
         f"wait {100 * row['wait_share']:.0f}%",
         refresh=False,
     )
-    by_time = box and clock.seconds / box > clock.step / clock.config.steps
-    progress.n = round(1000 * min(1.0, clock.progress)) if by_time or box else clock.step
+    # a time box counts in thousandths, a number of steps in steps
+    boxed = clock.config.max_seconds > 0
+    progress.n = round(1000 * min(1.0, clock.progress)) if boxed else clock.step
     progress.refresh()
 
 
