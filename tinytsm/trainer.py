@@ -191,7 +191,7 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint as if the run had never stopped."""
         averaged, training, state = checkpoint.load_training(folder)
-        raw = {k.removeprefix("weight."): v for k, v in training.items() if k.startswith("weight.")}
+        raw = _raw_weights(training)
         self._load_weights(averaged, raw, folder)
         self.optimizer.load_state(training)
         self.clock = Clock(self.config, step=state["step"], seconds=state["seconds"])
@@ -207,7 +207,7 @@ class Trainer:
             weights = checkpoint.load_model(folder).state_dict()
             self._load_weights(weights, weights, folder)
             return
-        raw = {k.removeprefix("weight."): v for k, v in training.items() if k.startswith("weight.")}
+        raw = _raw_weights(training)
         self._load_weights(averaged, raw, folder)
         if state["train"].get("seed") == self.config.seed:
             self.next_batch = state["next_batch"]
@@ -307,6 +307,11 @@ class Trainer:
                 f"{batch.number}); lower --lr (it is {self.config.lr}) and resume from the last checkpoint"
             )
         return bad
+
+
+def _raw_weights(training: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The raw weights among a checkpoint's training tensors, as `Trainer.save` names them."""
+    return {k.removeprefix("weight."): v for k, v in training.items() if k.startswith("weight.")}
 
 
 class _Log:
