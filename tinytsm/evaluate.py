@@ -2,7 +2,8 @@
 
     tinytsm evaluate --pack data --baselines-only
     tinytsm evaluate --pack data --model runs/nano --kinds gift --output results.json
-    tinytsm evaluate --pack data --model runs/nano --tasks 'ett*/short' 'etth1/ltsf/*' --max-windows 200
+    tinytsm evaluate --pack data --model runs/nano --kinds gift --max-windows 20
+    tinytsm evaluate --pack data --model runs/nano --tasks 'ett*/short' 'etth1/ltsf/*'
     tinytsm evaluate --pack data --model runs/nano --output results.json --resume
 
 A pack is a folder with manifest.json (data sets, tasks, rules) and one Parquet table per data set; baselines.json
@@ -136,8 +137,8 @@ def record(
         "season_length": task.season_length,
         "horizon": task.horizon,
         "series": task.series,
-        "windows": naive["forecasts"] // task.series,
-        "all_windows": task.windows,
+        "windows": naive["forecasts"],
+        "all_windows": task.series * task.windows,
         "seasonal_naive": dict(naive),
         "baselines": {name: dict(scores) for name, scores in (baselines or {}).items()},
     }
@@ -224,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kinds", type=_kinds, default=tuple(SCORES), help="gift, ltsf or gift,ltsf (the default)")
     add("--output", type=Path, metavar="FILE", help="JSON of every task, written after each one")
     add("--resume", action="store_true", help="keep the tasks that --output already holds")
-    add("--max-windows", type=_positive, metavar="N", help="ltsf: at most N windows, evenly spread")
+    add("--max-windows", type=_positive, metavar="N", help="a sample: at most N windows of a task")
     add("--ltsf-stride", type=_positive, default=1, metavar="N", help="ltsf: every N-th window")
     add("--chunk", type=_positive, default=1024, metavar="N", help="windows in memory at a time")
     add("--device", default="auto", help="auto, cpu or cuda")

@@ -164,13 +164,11 @@ def read_series(task: Task) -> list[np.ndarray]:
     return standard
 
 
-def starts(
-    task: Task, length: int, *, stride: int = 1, max_windows: int | None = None
-) -> np.ndarray:
+def starts(task: Task, length: int, *, stride: int = 1) -> np.ndarray:
     """Where the labels of a series' windows start: everything before is context.
 
-    length: T of the series. stride, max_windows: for ltsf only, every stride-th window, and then at most so many,
-    evenly spread from the first to the last. Raises PackError where the windows do not fit the series.
+    length: T of the series. stride: for ltsf only, every stride-th window. Raises PackError where the windows do not
+    fit the series.
     """
     if task.split is None:
         last = length - task.horizon
@@ -178,8 +176,6 @@ def starts(
     else:
         last = min(length, task.split[2]) - task.horizon
         found = np.arange(task.split[1], last + 1, stride)
-        if max_windows is not None and len(found) > max_windows:
-            found = found[np.linspace(0, len(found) - 1, max_windows).round().astype(int)]
     if not len(found) or found[0] < 1 or (task.split and length < task.split[2]):
         raise PackError(
             f"{task.name}: {task.windows} windows of {task.horizon} steps do not fit a series of {length}"
@@ -190,18 +186,28 @@ def starts(
 def windows(
     task: Task, series: Sequence[np.ndarray], *, stride: int = 1, max_windows: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Context (T,) and labels (H,) of each window, series by series; both are views, nothing is copied."""
-    for x in series:
-        for start in starts(task, len(x), stride=stride, max_windows=max_windows):
-            yield x[:start], x[start : start + task.horizon]
+    """Context (T,) and labels (H,) of each window, series by series; both are views, nothing is copied.
+
+    max_windows: at most so many of them, evenly spread over all windows of all series from the first to the last.
+    """
+    found = [starts(task, len(x), stride=stride) for x in series]
+    ends = np.cumsum([len(of_series) for of_series in found])
+    chosen = np.arange(ends[-1])
+    if max_windows is not None and max_windows < len(chosen):
+        chosen = np.linspace(0, len(chosen) - 1, max_windows).round().astype(int)
+    for i, flat in zip(np.searchsorted(ends, chosen, side="right"), chosen, strict=True):
+        # counted from the end, a window's place needs no offset of its series
+        start = found[i][flat - ends[i]]
+        yield series[i][:start], series[i][start : start + task.horizon]
 
 
 def count_windows(task: Task, *, stride: int = 1, max_windows: int | None = None) -> int:
     """Forecasts that `score` will ask for, without reading the series."""
     per_series = task.windows
     if task.split is not None:
-        per_series = len(starts(task, task.split[2], stride=stride, max_windows=max_windows))
-    return task.series * per_series
+        per_series = len(starts(task, task.split[2], stride=stride))
+    every = task.series * per_series
+    return every if max_windows is None else min(every, max_windows)
 
 
 def load_baselines(pack: Path) -> dict[str, dict[str, dict[str, float | None]]]:

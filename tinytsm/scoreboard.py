@@ -22,8 +22,9 @@ Results = Mapping[str, Mapping[str, Any]]
 def summarise(results: Results, published: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Geometric means by group, beside those of the baselines and of published models.
 
-    results: task name to record. published: the pack's published.json. Returns "headline" (per kind: tasks, scores;
-    the model's, or None in a run of baselines), "gift" and "ltsf" (per group: tasks, and scores by column), "averages"
+    results: task name to record. published: the pack's published.json. Returns "headline" (per kind: tasks, windows
+    scored and by the rules, scores; the model's, or None in a run of baselines), "gift" and "ltsf" (per group: tasks,
+    and scores by column), "averages"
     (ltsf: per data set the plain mean over its horizons, the figure that papers print), and "published" (tasks, and
     scores by model, best first) over the tasks that both sides hold.
     """
@@ -44,6 +45,8 @@ def summarise(results: Results, published: Mapping[str, Any] | None = None) -> d
         everything = summary[kind]["all"]
         summary["headline"][kind] = {
             "tasks": everything["tasks"],
+            "windows": sum(entry["windows"] for entry in of_kind.values()),
+            "all_windows": sum(entry["all_windows"] for entry in of_kind.values()),
             **everything["scores"].get("model", dict.fromkeys(scores)),
         }
     if averages := _averages(results):
@@ -152,6 +155,8 @@ def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:
         if entries:
             parts.append(_task_table(entries, scores, name))
             parts.append(_group_table(summary[kind], kind, scores, name))
+            if note := _sample_note(summary["headline"][kind]):
+                parts.append(note)
     if "averages" in summary:
         parts.append(_average_table(summary["averages"], name))
     if "published" in summary:
@@ -166,6 +171,13 @@ def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:
         )
         parts.append(f"{title}\n{_table(['model', 'MASE', 'CRPS'], rows)}")
     return "\n\n".join(parts)
+
+
+def _sample_note(headline: Mapping[str, Any]) -> str:
+    scored, of = headline["windows"], headline["all_windows"]
+    if scored == of:
+        return ""
+    return f"A SAMPLE: {scored} of {of} windows were scored; baselines and published scores are not so cut"
 
 
 def _task_table(entries: Results, scores: Sequence[str], name: str) -> str:
