@@ -13,7 +13,7 @@ import pytest
 
 from tinytsm import evaluate, pack, scoreboard
 from tinytsm.evaluate import SeasonalNaive, main, score
-from tinytsm.metrics import LEVELS, season_length
+from tinytsm.metrics import INTERVAL, LEVELS, season_length
 from tinytsm.pack import PackError, load_tasks, read_series, starts, windows
 
 pa = pytest.importorskip("pyarrow")
@@ -168,7 +168,7 @@ def test_chunks_change_nothing_but_what_is_asked(folder):
     a = score(task, whole)
     b = score(task, pieces, chunk=3, advance=steps.append)
     assert {k: a[k] for k in a if k != "seconds"} == {k: b[k] for k in b if k != "seconds"}
-    assert whole.asked == [(4, 5, 2, list(LEVELS))]
+    assert whole.asked == [(4, 5, 2, [*LEVELS, *INTERVAL])]
     assert [asked[0] for asked in pieces.asked] == steps == [3, 1]
 
 

@@ -89,7 +89,7 @@ def score(
     """
     series = read_series(task)
     # long-term scores need the median and the mean only
-    levels = metrics.LEVELS if task.kind == "gift" else (0.5,)
+    levels = (*metrics.LEVELS, *metrics.INTERVAL) if task.kind == "gift" else (0.5,)
     total, forecasts, seconds = metrics.Scores(levels=levels), 0, 0.0
     pairs = windows(task, series, stride=stride, max_windows=max_windows)
     while batch := list(itertools.islice(pairs, chunk)):
