@@ -28,6 +28,18 @@ INTERVAL = (0.025, 0.975)
 # Steps in the season that gluonts assumes for a unit of one step; any other unit has no season.
 _SEASON = {"s": 3600, "min": 1440, "h": 24, "D": 1, "B": 5, "W": 1, "M": 12, "Q": 4}
 _UNIT = {"S": "s", "T": "min", "H": "h", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q"}
+_UNIT |= dict.fromkeys(("A", "AS", "YS", "YE"), "Y")
+
+
+def split_freq(freq: str) -> tuple[int, str]:
+    """Multiple and unit of a pandas frequency, old or new: "15T" is (15, "min"), "QE-DEC" (1, "Q").
+
+    Units are s, min, h, D, B, W, M, Q, Y; others as they are written. Raises ValueError for text that is no frequency.
+    """
+    match = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", freq)
+    if match is None or match[1] == "0":
+        raise ValueError(f"freq must read like 'h', '15min' or 'W-THU', got {freq!r}")
+    return int(match[1] or 1), _UNIT.get(match[2], match[2])
 
 
 def season_length(freq: str) -> int:
@@ -36,11 +48,8 @@ def season_length(freq: str) -> int:
     1 where the unit has no season, or where the multiple does not divide it. Raises ValueError for text that is
     no frequency.
     """
-    match = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", freq)
-    if match is None or match[1] == "0":
-        raise ValueError(f"freq must read like 'h', '15min' or 'W-THU', got {freq!r}")
-    season = _SEASON.get(_UNIT.get(match[2], match[2]), 1)
-    steps, rest = divmod(season, int(match[1] or 1))
+    multiple, unit = split_freq(freq)
+    steps, rest = divmod(_SEASON.get(unit, 1), multiple)
     return steps if rest == 0 else 1
 
 

@@ -1,4 +1,4 @@
-"""Pictures: fan charts of forecasts, loss curves.
+"""Pictures: fan charts of forecasts, loss curves, calibration.
 
 Draws on its own figure and canvas, so that no back end, style or open figure of the caller is touched.
 matplotlib is an extra and is imported when the first picture is asked for.
@@ -6,7 +6,7 @@ matplotlib is an extra and is imported when the first picture is asked for.
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,6 +260,56 @@ def loss_curve(log: str | Path, path: str | Path, *, title: str = "training loss
         _dress(one)
         one.margins(x=0.01)
     grid[-1].set_xlabel("step", color=_TEXT)
+    _save(figure, Path(path))
+
+
+def calibration_chart(
+    path: str | Path, groups: Mapping[str, Mapping[str, Any]], *, title: str
+) -> None:
+    """Draw coverage against level, and the histogram of where labels fall between levels, overall and by group.
+
+    groups: "calibration" of a results file's summary; that of the model is drawn, or of seasonal naive alone.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    curves = {
+        group: scores.get("model", scores.get("seasonal_naive"))
+        for group, of_group in groups.items()
+        if (scores := of_group["scores"])
+    }
+    if "all" not in curves:
+        raise InputError("nothing to draw: no task with a scored label")
+    figure = Figure(figsize=(9.6, 4.6), dpi=_DPI, layout="constrained", facecolor="white")
+    coverage, histogram = figure.subplots(1, 2)
+    coverage.plot([0, 1], [0, 1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
+    for group, scores in curves.items():
+        levels = sorted(scores["coverage"], key=float)
+        whole = group == "all"
+        coverage.plot(
+            [float(level) for level in levels],
+            [scores["coverage"][level] for level in levels],
+            color=_MEDIAN if whole else _HISTORY,
+            alpha=1.0 if whole else 0.18,
+            linewidth=1.8 if whole else 0.9,
+            marker="o" if whole else None,
+            markersize=3,
+            zorder=3 if whole else 2,
+            label="all tasks" if whole else None,
+        )
+    coverage.plot([], [], color=_HISTORY, alpha=0.4, label="each group")
+    coverage.set_xlabel("quantile level", color=_TEXT)
+    coverage.set_ylabel("share of labels at or below", color=_TEXT)
+    coverage.set_title(title, loc="left", fontsize=10)
+    coverage.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT)
+    shares = curves["all"]["pit"]
+    at = (np.arange(len(shares)) + 0.5) / len(shares)
+    histogram.bar(at, shares, width=0.92 / len(shares), color=_MEDIAN, alpha=0.75)
+    histogram.axhline(1 / len(shares), color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
+    histogram.set_xlabel("place of the label in the forecast distribution", color=_TEXT)
+    histogram.set_ylabel("share of labels", color=_TEXT)
+    for axes in (coverage, histogram):
+        _dress(axes)
     _save(figure, Path(path))
 
 

@@ -10,11 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from tinytsm.metrics import geometric_mean, relative
+from tinytsm.metrics import LEVELS, geometric_mean, relative
 from tinytsm.pack import SCORES
 
-# air-quality stations and street counters: measuring devices that the manifest files under other domains than Energy
-_SENSORS = ("kdd_cup_2018_*", "pedestrian_*")
+# weather and air-quality stations, street counters and road loops: measuring devices that are filed under other
+# domains than Energy
+_SENSORS = (
+    "kdd_cup_2018*",
+    "pedestrian_*",
+    "jena_weather*",
+    "temperature_rain*",
+    "loop_seattle*",
+    "m_dense*",
+)
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -25,8 +33,9 @@ def summarise(results: Results, published: Mapping[str, Any] | None = None) -> d
     results: task name to record. published: the pack's published.json. Returns "headline" (per kind: tasks, windows
     scored and by the rules, scores; the model's, or None in a run of baselines), "gift" and "ltsf" (per group: tasks,
     and scores by column), "averages"
-    (ltsf: per data set the plain mean over its horizons, the figure that papers print), and "published" (tasks, and
-    scores by model, best first) over the tasks that both sides hold.
+    (ltsf: per data set the plain mean over its horizons, the figure that papers print), "calibration" (gift: per
+    group, see `_calibration`), and "published" (tasks, and scores by model, best first) over the tasks that both
+    sides hold.
     """
     shared = _published_tasks(published)
     summary: dict[str, Any] = {"headline": {}}
@@ -42,6 +51,8 @@ def summarise(results: Results, published: Mapping[str, Any] | None = None) -> d
             group: {"tasks": len(entries), "scores": _means(entries, scores)}
             for group, entries in sorted(groups.items(), key=lambda item: _order(item[0]))
         }
+        if kind == "gift":
+            summary["calibration"] = {group: _calibration(groups[group]) for group in summary[kind]}
         everything = summary[kind]["all"]
         summary["headline"][kind] = {
             "tasks": everything["tasks"],
@@ -95,6 +106,25 @@ def _means(
         }
         for column in sorted(columns, key=lambda c: (c != "model", c))
     }
+
+
+def _calibration(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over tasks, by forecaster, of coverage by level and of the histogram `pit`; every task weighs the same.
+
+    error: mean over tasks and levels of |coverage - level|, so that tasks off to opposite sides do not cancel out.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    for who in ("model", "seasonal_naive"):
+        scored = [s for e in entries if (s := e.get(who)) and s.get("pit") and s["points"]]
+        if not scored:
+            continue
+        coverage = {k: fmean(s["coverage"][k] for s in scored) for k in scored[0]["coverage"]}
+        columns[who] = {
+            "coverage": coverage,
+            "pit": [fmean(shares) for shares in zip(*(s["pit"] for s in scored), strict=True)],
+            "error": fmean(abs(s["coverage"][str(q)] - q) for s in scored for q in LEVELS),
+        }
+    return {"tasks": len(entries), "scores": columns}
 
 
 def _averages(results: Results) -> dict[str, dict[str, Any]]:
@@ -159,6 +189,8 @@ def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:
                 parts.append(note)
     if "averages" in summary:
         parts.append(_average_table(summary["averages"], name))
+    if "calibration" in summary:
+        parts.append(_calibration_table(summary["calibration"], name))
     if "published" in summary:
         published = summary["published"]
         rows = [
@@ -232,6 +264,29 @@ def _group_table(groups: Mapping[str, Any], kind: str, scores: Sequence[str], na
         for group, g in groups.items()
     ]
     return f"geometric means relative to seasonal naive\n{_table(header, rows)}"
+
+
+def _calibration_table(groups: Mapping[str, Any], name: str) -> str:
+    intervals = (("0.025", "0.975"), ("0.1", "0.9"), ("0.3", "0.7"))
+    columns = list(dict.fromkeys(who for g in groups.values() for who in g["scores"]))
+    header = ["calibration", "tasks"]
+    for who in columns:
+        label = name if who == "model" else "naive"
+        header += [f"{label} {100 * (float(b) - float(a)):.0f} %" for a, b in intervals]
+        header += [f"{label} error"]
+    rows = []
+    for group, of_group in groups.items():
+        row = [group, str(of_group["tasks"])]
+        for who in columns:
+            if (scores := of_group["scores"].get(who)) is None:
+                row += ["-"] * (len(intervals) + 1)
+                continue
+            coverage = scores["coverage"]
+            row += [f"{100 * (coverage[b] - coverage[a]):.1f} %" for a, b in intervals]
+            row += [_number(scores["error"])]
+        rows.append(row)
+    note = "share of labels in the central intervals, and mean distance of coverage from its level"
+    return f"{_table(header, rows)}\n{note}; means over tasks"
 
 
 def _number(value: float | None) -> str:
