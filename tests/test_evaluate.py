@@ -199,7 +199,7 @@ def model(monkeypatch, folder):
     constant = Constant(3.0)
     weights = folder / "model.safetensors"
     weights.write_bytes(b"one")
-    monkeypatch.setattr(evaluate, "_load_model", lambda path, device: (constant, [weights]))
+    monkeypatch.setattr(evaluate, "load_model", lambda path, device: (constant, [weights]))
     return constant
 
 
@@ -378,6 +378,38 @@ def test_a_group_mean_never_mixes_tasks_between_columns():
     }
     scores = scoreboard.summarise(results)["gift"]["all"]["scores"]
     assert scores == {"model": {"mase": pytest.approx(1.0), "crps": pytest.approx(0.25)}}
+
+
+def test_calibration_is_averaged_over_tasks(folder, model, capsys):
+    output = folder / "results.json"
+    picture = folder / "calibration.png"
+    flags = ("--model", "m", "--output", str(output), "--calibration", str(picture))
+    code, out, _ = run(folder, *flags, "--tasks", "tiny/*", capsys=capsys)
+    assert code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    document = json.loads(output.read_text())
+    calibration = document["summary"]["calibration"]
+    assert set(calibration) == set(document["summary"]["gift"])
+    # every quantile is 3: of 2, 4, 8, 9 and 9, 3, 1 two lie below, one ties, four lie above
+    scores = calibration["all"]["scores"]["model"]
+    assert scores["coverage"]["0.1"] == scores["coverage"]["0.975"] == pytest.approx(3 / 7)
+    tie = 1 / 7 / 10
+    assert scores["pit"] == pytest.approx([2 / 7 + tie] + 8 * [tie] + [4 / 7 + tie])
+    assert scores["error"] == pytest.approx(np.mean([abs(3 / 7 - level) for level in LEVELS]))
+    row = next(
+        line for line in out.splitlines() if line.startswith("energy and sensors  ") and "%" in line
+    )
+    assert row.split()[4:6] == ["0.0", "%"]
+
+
+def test_errors_of_calibration_do_not_cancel_out():
+    def entry(shift):
+        coverage = {str(level): level + shift for level in LEVELS}
+        return {"model": {"points": 5, "coverage": coverage, "pit": [0.1] * 10}}
+
+    got = scoreboard._calibration([entry(0.05), entry(-0.05)])["scores"]["model"]
+    assert got["error"] == pytest.approx(0.05)
+    assert got["coverage"]["0.5"] == pytest.approx(0.5)
 
 
 @needs_pack

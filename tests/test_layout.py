@@ -209,7 +209,8 @@ def test_imports_are_declared(path):
     assert lazy <= core | extras
 
 
-@each([path for path in PACKAGE if path.stem not in COMMANDS])
+# the studies, study_<name>.py, are commands behind one command
+@each([path for path in PACKAGE if path.stem.split("_")[0] not in COMMANDS])
 def test_library_code_never_prints(path):
     printed = [
         node.lineno

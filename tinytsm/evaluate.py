@@ -187,7 +187,7 @@ def _fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
+def load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
     """The model of a checkpoint or run, and the files that make it what it is."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
@@ -201,7 +201,8 @@ def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
     return model, [folder / "config.json", folder / "model.safetensors"]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A flag's value as a count from 1 on."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
@@ -242,9 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--csv", type=Path, metavar="FILE", help="GIFT-Eval's all_results.csv, with --gift-eval")
     add("--calibration", type=Path, metavar="FILE", help="picture of coverage and histogram")
     add("--resume", action="store_true", help="keep the tasks that --output already holds")
-    add("--max-windows", type=_positive, metavar="N", help="a sample: at most N windows of a task")
-    add("--ltsf-stride", type=_positive, default=1, metavar="N", help="ltsf: every N-th window")
-    add("--chunk", type=_positive, default=1024, metavar="N", help="windows in memory at a time")
+    add("--max-windows", type=positive, metavar="N", help="a sample: at most N windows of a task")
+    add("--ltsf-stride", type=positive, default=1, metavar="N", help="ltsf: every N-th window")
+    add("--chunk", type=positive, default=1024, metavar="N", help="windows in memory at a time")
     add("--device", default="auto", help="auto, cpu or cuda")
     return parser
 
@@ -303,7 +304,7 @@ def _run(args: argparse.Namespace) -> int:
         plot.require_matplotlib()
     name, forecaster = "seasonal naive", None
     if args.model is not None:
-        forecaster, files = _load_model(args.model, args.device)
+        forecaster, files = load_model(args.model, args.device)
         name = args.model.resolve().name
         settings["model"] = f"{name} {_fingerprint(files)}"
     done: dict[str, Any] = {}

@@ -26,6 +26,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 MAX_PANELS = 12
 _DPI = 150
 _HISTORY, _MEDIAN, _GRID, _TEXT = "#30343b", "#1f6fb4", "#e4e6ea", "#5a606b"
+_COLORS = (_MEDIAN, "#c4541d", "#2f8f5b", "#7a4fa3", "#b08900")
 # opacity of nested bands by how many there are, widest first
 _ALPHAS: dict[int, tuple[float, ...]] = {
     0: (),
@@ -309,6 +310,37 @@ def calibration_chart(
     histogram.set_xlabel("place of the label in the forecast distribution", color=_TEXT)
     histogram.set_ylabel("share of labels", color=_TEXT)
     for axes in (coverage, histogram):
+        _dress(axes)
+    _save(figure, Path(path))
+
+
+def regret_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Draw regret by step ahead, and coverage against level, of each process at its longest context.
+
+    records: those of one forecaster, as `tinytsm.study_calibration.study` returns them.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    newest = {record["process"]: record for record in sorted(records, key=lambda r: r["context"])}
+    figure = Figure(figsize=(9.6, 4.6), dpi=_DPI, layout="constrained", facecolor="white")
+    regret, coverage = figure.subplots(1, 2)
+    coverage.plot([0, 1], [0, 1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
+    for (process, record), color in zip(newest.items(), _COLORS, strict=False):
+        percent = 100 * np.array(record["regret_by_step"])
+        regret.plot(np.arange(1, len(percent) + 1), percent, color=color, label=process)
+        levels = sorted(record["coverage"], key=float)
+        shares = [record["coverage"][level] for level in levels]
+        coverage.plot(list(map(float, levels)), shares, color=color, marker="o", markersize=3)
+    contexts = sorted({record["context"] for record in newest.values()})
+    regret.set_title(f"{title}, context {', '.join(map(str, contexts))}", loc="left", fontsize=10)
+    regret.set_ylim(bottom=0)
+    regret.set_xlabel("steps ahead", color=_TEXT)
+    regret.set_ylabel("regret, % of the least expected loss", color=_TEXT)
+    regret.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT)
+    coverage.set_xlabel("quantile level", color=_TEXT)
+    coverage.set_ylabel("probability of a label at or below", color=_TEXT)
+    for axes in (regret, coverage):
         _dress(axes)
     _save(figure, Path(path))
 

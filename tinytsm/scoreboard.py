@@ -201,7 +201,7 @@ def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:
             f"published GIFT-Eval scores, {published['tasks']} of {published['of']} configurations, "
             "geometric means relative to seasonal naive"
         )
-        parts.append(f"{title}\n{_table(['model', 'MASE', 'CRPS'], rows)}")
+        parts.append(f"{title}\n{text_table(['model', 'MASE', 'CRPS'], rows)}")
     return "\n\n".join(parts)
 
 
@@ -234,7 +234,7 @@ def _task_table(entries: Results, scores: Sequence[str], name: str) -> str:
     note = (
         "r. = relative to seasonal naive; windows N/M = only N of the task's M windows were scored"
     )
-    return f"{_table(header, rows)}\n{note}"
+    return f"{text_table(header, rows)}\n{note}"
 
 
 def _average_table(averages: Mapping[str, Any], name: str) -> str:
@@ -248,7 +248,7 @@ def _average_table(averages: Mapping[str, Any], name: str) -> str:
         + [_number(a["scores"].get(who, {}).get(key)) for who in columns for key in SCORES["ltsf"]]
         for dataset, a in averages.items()
     ]
-    return _table(header, rows)
+    return text_table(header, rows)
 
 
 def _group_table(groups: Mapping[str, Any], kind: str, scores: Sequence[str], name: str) -> str:
@@ -263,7 +263,7 @@ def _group_table(groups: Mapping[str, Any], kind: str, scores: Sequence[str], na
         + [_number(g["scores"].get(column, {}).get(key)) for column in columns for key in scores]
         for group, g in groups.items()
     ]
-    return f"geometric means relative to seasonal naive\n{_table(header, rows)}"
+    return f"geometric means relative to seasonal naive\n{text_table(header, rows)}"
 
 
 def _calibration_table(groups: Mapping[str, Any], name: str) -> str:
@@ -286,14 +286,14 @@ def _calibration_table(groups: Mapping[str, Any], name: str) -> str:
             row += [_number(scores["error"])]
         rows.append(row)
     note = "share of labels in the central intervals, and mean distance of coverage from its level"
-    return f"{_table(header, rows)}\n{note}; means over tasks"
+    return f"{text_table(header, rows)}\n{note}; means over tasks"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
