@@ -75,7 +75,9 @@ def flat_out(feeder: Feeder, seconds: float) -> float:
 def steady(feeder: Feeder, *, pace: float, seconds: float) -> dict[str, Any]:
     """Take `pace` patches per second for that long; waits and memory."""
     every = max(seconds / _SAMPLES, _SHORTEST)
-    times, memory, waits = [], [], []
+    times: list[float] = []
+    memory: list[float] = []
+    waits: list[float] = []
     patches, waited, began = 0, feeder.wait_seconds, time.perf_counter()
     while (now := time.perf_counter() - began) < seconds:
         if not times or now - times[-1] >= every:
@@ -87,9 +89,9 @@ def steady(feeder: Feeder, *, pace: float, seconds: float) -> dict[str, Any]:
         waits.append((feeder.wait_seconds - before) / (count / pace))
         patches += count
         time.sleep(count / pace)
-    settled = [m for t, m in zip(times, memory, strict=True) if t >= _SETTLED * seconds]
-    after = [t for t in times if t >= _SETTLED * seconds]
-    slope = float(np.polyfit(after, settled, 1)[0]) if len(after) > 1 else 0.0
+    first = sum(t < _SETTLED * seconds for t in times)
+    settled = memory[first:]
+    slope = float(np.polyfit(times[first:], settled, 1)[0])
     return {
         "steps": len(waits),
         "patches_per_second": patches / now,
