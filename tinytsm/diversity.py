@@ -243,8 +243,8 @@ def report(args: argparse.Namespace) -> None:
     ours = made_up(synth_ts, lengths[: args.items], seed=args.seed, source="SynthTS")
     found = cover(space, ours.features)
     print(f"\n{'generator':24}{'series':>8}{'coverage':>10}{'strict':>8}")
-    document = {"mixture": mixture.MIXTURE_VERSION, "tau": space.tau, "generators": {}}
-    line = functools.partial(_line, document["generators"])
+    generators: dict[str, object] = {}
+    line = functools.partial(_line, generators)
     line("SynthTS", len(ours.values), found)
     clouds = {"SynthTS": ours}
     if args.rivals:
@@ -263,11 +263,17 @@ def report(args: argparse.Namespace) -> None:
     for step in sorted(set(steps)):
         miss = found.miss[steps == step]
         print(f"{step:12}{len(miss):6}{(miss < 1).mean():10.3f}{np.median(miss):19.2f}")
-    document["by_frequency"] = {s: float((found.miss[steps == s] < 1).mean()) for s in set(steps)}
+    document = {
+        "mixture": mixture.MIXTURE_VERSION,
+        "tau": space.tau,
+        "generators": generators,
+        "by_frequency": {s: float((found.miss[steps == s] < 1).mean()) for s in sorted(set(steps))},
+    }
 
     if args.per_family:
         document["families"] = _families(space, lengths, args)
     if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
         gallery.feature_map(
             args.pictures / "synth_map.png",
             space.points,
@@ -293,7 +299,9 @@ def _families(space: Space, lengths: np.ndarray, args: argparse.Namespace) -> di
             sampler, lengths[: args.per_family], seed=args.seed, source=name
         ).features
     found = contributions(space, rows)
-    print(f"\n{'family, ' + str(args.per_family) + ' draws':32}{'covered':>8}{'nearest':>9}{'only':>7}")
+    print(
+        f"\n{'family, ' + str(args.per_family) + ' draws':32}{'covered':>8}{'nearest':>9}{'only':>7}"
+    )
     for name in sorted(found, key=lambda name: -found[name].nearest):
         one = found[name]
         print(f"{name:32}{one.covered:8.3f}{one.nearest:9.3f}{one.only:7.3f}")

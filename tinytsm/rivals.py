@@ -52,9 +52,18 @@ def kernel_synth(seed: int, index: int, length: int) -> np.ndarray:
     for _ in range(int(rng.integers(_MOST_KERNELS))):
         other = kernel(int(rng.integers(_KERNELS)), apart, times)
         joined = joined + other if rng.random() < 0.5 else joined * other
-    # eigenvalues, because products of smooth kernels have no Cholesky factor in floating point
-    value, vector = np.linalg.eigh(joined)
-    return vector @ (np.sqrt(np.maximum(value, 0.0)) * rng.standard_normal(length))
+    return _cholesky(joined) @ rng.standard_normal(length)
+
+
+def _cholesky(covariance: np.ndarray) -> np.ndarray:
+    """Lower factor (T, T), with as little white noise as floating point needs for smooth kernels, from 1e-9 on."""
+    unit = np.eye(len(covariance)) * covariance.diagonal().mean()
+    for jitter in 10.0 ** np.arange(-9, -2):
+        try:
+            return np.linalg.cholesky(covariance + jitter * unit)
+        except np.linalg.LinAlgError:
+            continue
+    raise ValueError("the covariance is not positive semidefinite, even with noise on its diagonal")
 
 
 def kernel(number: int, apart: np.ndarray, times: np.ndarray) -> np.ndarray:
