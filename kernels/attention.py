@@ -9,36 +9,37 @@ from tinytsm.kernels.attention_tiles import whole_backward, whole_forward
 from tinytsm.kernels.triton_support import DTYPES, architecture
 
 HEAD_WIDTHS = (32, 64, 128)
-# Rows of the largest tile that holds whole groups, forward and backward, by bytes of the dtype and head width; beyond
-# that, groups are streamed. `_WHOLE` holds on every chip of the gate, `_WHOLE_90` what sm_90 can do beyond it.
+# Rows of the largest tile that holds whole groups without a spilled register, forward and backward, by bytes of the
+# dtype and head width; longer groups are streamed. `_WHOLE` holds on every chip of the gate, `_WHOLE_90` on sm_90.
 _WHOLE = {(2, 32): (128, 64), (2, 64): (64, 64)}
 _WHOLE_90 = {(2, 32): (128, 128), (2, 64): (128, 128)}
-# Queries, keys, warps and pipeline stages of a streamed block, for each of the three kernels.
+# Queries, keys, warps and pipeline stages of a streamed block, for each of the three kernels. float32 at width 128 is
+# not there: its three TF32 products fit no registers.
 _STREAM_FORWARD = {
-    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 2), (2, 128): (64, 64, 4, 1),
-    (4, 32): (64, 32, 4, 1), (4, 64): (64, 32, 4, 1), (4, 128): (64, 32, 8, 1),
+    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 2), (2, 128): (64, 64, 8, 1),
+    (4, 32): (64, 32, 4, 1), (4, 64): (64, 32, 4, 1),
 }  # fmt: skip
 _STREAM_BACKWARD_Q = {
     (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 2), (2, 128): (64, 64, 8, 1),
-    (4, 32): (64, 32, 4, 1), (4, 64): (64, 32, 8, 1), (4, 128): (64, 32, 8, 1),
+    (4, 32): (64, 32, 4, 1), (4, 64): (64, 32, 4, 1),
 }  # fmt: skip
 _STREAM_BACKWARD_KV = {
-    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 2), (2, 128): (64, 64, 8, 1),
-    (4, 32): (32, 64, 4, 1), (4, 64): (32, 64, 8, 1), (4, 128): (32, 64, 8, 1),
+    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 1), (2, 128): (32, 64, 8, 1),
+    (4, 32): (32, 64, 4, 1), (4, 64): (32, 64, 8, 1),
 }  # fmt: skip
 
 
 def supports(qkv: Tensor) -> bool:
-    """Whether the kernels compute this: a head width of theirs, no float64."""
-    return qkv.shape[-1] in HEAD_WIDTHS and qkv.dtype in DTYPES
+    """Whether the kernels compute this: a head width that has tiles in the dtype, no float64."""
+    return qkv.dtype in DTYPES and (qkv.itemsize, qkv.shape[-1]) in _STREAM_FORWARD
 
 
 def check(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> None:
     """Raise ValueError for what is no projection of queries, keys and values with its gains."""
     if qkv.ndim != 5 or qkv.shape[2] != 3 or not supports(qkv):
         raise ValueError(
-            f"qkv must be (series, tokens, 3, heads, width), width one of {HEAD_WIDTHS}, in float32, bfloat16 or "
-            f"float16, got {tuple(qkv.shape)} in {qkv.dtype}"
+            f"qkv must be (series, tokens, 3, heads, width), width one of {HEAD_WIDTHS}, in bfloat16, float16 or, up "
+            f"to width 64, float32, got {tuple(qkv.shape)} in {qkv.dtype}"
         )
     width = qkv.shape[-1:]
     if q_gain.shape != width or k_gain.shape != width:

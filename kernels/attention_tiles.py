@@ -202,9 +202,7 @@ def whole_backward(
     do = tl.load(out_grad + (row + h)[:, None] * E + o_e[None, :], mask[:, None], other=0.0)
     p_grad = grad + (3 * row + h) * E
     dv = dot(tl.trans(narrow(weights, dtype)), do, tl.zeros((BT, E), tl.float32))
-    tl.store(
-        p_grad[:, None] + 2 * heads * E + o_e[None, :], narrow(dv, dtype), mask[:, None]
-    )
+    tl.store(p_grad[:, None] + 2 * heads * E + o_e[None, :], narrow(dv, dtype), mask[:, None])
     v = tl.load(p[:, None] + 2 * stride_c + o_e[None, :], mask[:, None], other=0.0)
     dp = dot(do, tl.trans(v), tl.zeros((BT, BT), tl.float32))
     delta = tl.sum(weights * dp, 1)

@@ -56,7 +56,7 @@ _forward.register_autograd(_gradients, setup_context=_setup_context)
 def causal_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:
     """`reference.causal_attention` by the kernels, which read qkv where it lies unless its last axis is strided.
 
-    qkv: (S, N, 3, H, E), E one of `attention.HEAD_WIDTHS`, in float32, bfloat16 or float16. q_gain, k_gain: (E,).
+    qkv: (S, N, 3, H, E), as `attention.supports` has it. q_gain, k_gain: (E,).
     Returns (S, N, H, E) in qkv's dtype. Raises ValueError for what does not fit.
     """
     check(qkv, q_gain, k_gain)

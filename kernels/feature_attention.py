@@ -69,7 +69,7 @@ def feature_attention(
 ) -> Tensor:
     """`reference.feature_attention` by the kernels, which read qkv where it lies unless its last axis is strided.
 
-    qkv: (S, N, 3, H, E), S a multiple of `variates`, E one of `attention.HEAD_WIDTHS`, in float32, bfloat16 or float16.
+    qkv: (S, N, 3, H, E), S a multiple of `variates`, as `attention.supports` has it.
     q_gain, k_gain: (E,). present: (S,) bool. Returns (S, N, H, E) in qkv's dtype. Raises ValueError for what does not
     fit.
     """

@@ -69,7 +69,8 @@ def test_lengths_of_whole_tiles(path, tokens):
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("path", ["stream"], indirect=True)
-@pytest.mark.parametrize("tokens", [1, 63, 65, 129, 200])
+# not 1, where true gradients of scores are zero and only rounding is left to compare
+@pytest.mark.parametrize("tokens", [2, 63, 65, 129, 200])
 def test_lengths_of_streams(path, tokens):
     check(inputs(tokens=tokens, series=2 if tokens < 100 else 1))
 
@@ -84,7 +85,10 @@ def test_three_hundred_tokens():
 @pytest.mark.parametrize("width", [32, 64, 128])
 @pytest.mark.parametrize("tokens", [33, 130])
 def test_every_head_width_and_dtype_as_dispatched(tokens, width, dtype):
-    check(inputs(tokens=tokens, width=width, dtype=dtype, series=1))
+    data = inputs(tokens=tokens, width=width, dtype=dtype, series=1)
+    assert attention.supports(data[0]) == ((width, dtype) != (128, torch.float32))
+    if attention.supports(data[0]):
+        check(data)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -108,7 +112,9 @@ def test_strided_projections_are_read_where_they_lie(path, monkeypatch):
 
     expected = outputs(*copied)
     with monkeypatch.context() as patch:
-        patch.setattr(Tensor, "contiguous", lambda t: t if t.is_contiguous() else pytest.fail("copied"))
+        patch.setattr(
+            Tensor, "contiguous", lambda t: t if t.is_contiguous() else pytest.fail("copied")
+        )
         found = outputs(*data)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     backwards = data[0].transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -207,9 +213,12 @@ def test_dispatch_takes_the_kernel_only_for_what_it_computes(monkeypatch):
 
 def test_errors_say_what_is_wanted():
     qkv, q_gain, k_gain, _ = inputs()
-    with pytest.raises(ValueError, match=r"qkv must be \(series, tokens, 3, heads, width\).*got \(2, 16, 2, 2, 32\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"qkv must be \(series, tokens, 3, heads, width\).*got \(2, 16, 2, 2, 32\)",
+    ):
         kernel.causal_attention(qkv[:, :, :2], q_gain, k_gain)
-    with pytest.raises(ValueError, match="in float32, bfloat16 or float16, got .*float64"):
+    with pytest.raises(ValueError, match="float32, got .*float64"):
         kernel.causal_attention(qkv.double(), q_gain, k_gain)
     with pytest.raises(ValueError, match=r"gains must be \(32,\).*got \(31,\)"):
         kernel.causal_attention(qkv, q_gain[1:], k_gain)
@@ -219,7 +228,8 @@ def test_errors_say_what_is_wanted():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("tokens", "width"), [(64, 32), (128, 64), (512, 64), (1024, 128)])
 def test_realistic_shapes(tokens, width, dtype):
-    check(inputs(series=64, tokens=tokens, heads=8, width=width, dtype=dtype))
+    if (width, dtype) != (128, torch.float32):
+        check(inputs(series=64, tokens=tokens, heads=8, width=width, dtype=dtype))
 
 
 @pytest.mark.gpu
@@ -234,7 +244,9 @@ def test_more_values_than_32_bits_count():
 
 @pytest.mark.gpu
 def test_memory_is_what_is_read_and_written():
-    qkv, q_gain, k_gain, grad = inputs(series=256, tokens=128, heads=8, width=64, dtype=torch.bfloat16)
+    qkv, q_gain, k_gain, grad = inputs(
+        series=256, tokens=128, heads=8, width=64, dtype=torch.bfloat16
+    )
     qkv.requires_grad_()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()

@@ -147,7 +147,7 @@ def choose_attention(wanted: str, qkv: Tensor) -> AttentionBackend:
             f"attention must be auto or one of {', '.join(ATTENTION_BACKENDS)}, got {wanted!r}"
         )
     needs = {
-        "triton": "Triton, a CUDA device, a head width of 32, 64 or 128 and no float64",
+        "triton": "Triton, a CUDA device and heads of width 32, 64 or, in 16 bits, 128",
         "flash-attn": "the package flash-attn, a CUDA device, 16-bit blocks and heads of a multiple of 8",
     }[wanted]
     raise ValueError(
@@ -191,16 +191,12 @@ def feature_attention(
             qkv, q_gain, k_gain, variates=variates, present=present
         )
     if chosen == "reference":
-        return reference.feature_attention(
-            qkv, q_gain, k_gain, variates=variates, present=present
-        )
+        return reference.feature_attention(qkv, q_gain, k_gain, variates=variates, present=present)
     tokens = qkv.shape[1]
     q, k, v = qkv.unbind(2)
     q, k = rms_norm(q, q_gain), rms_norm(k, k_gain)
     # (items * N, V, H, E)
-    q, k, v = (
-        t.unflatten(0, (-1, variates)).transpose(1, 2).flatten(0, 1) for t in (q, k, v)
-    )
+    q, k, v = (t.unflatten(0, (-1, variates)).transpose(1, 2).flatten(0, 1) for t in (q, k, v))
     if chosen == "flash-attn" and present is None:
         attended = _flash_attention(q, k, v)
     else:
