@@ -1,5 +1,7 @@
 """How attention is laid on the chip: tiles by dispatch table, and the launches that both attention ops share."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
@@ -9,37 +11,57 @@ from tinytsm.kernels.attention_tiles import whole_backward, whole_forward
 from tinytsm.kernels.triton_support import DTYPES, architecture
 
 HEAD_WIDTHS = (32, 64, 128)
-# Rows of the largest tile that holds whole groups without a spilled register, forward and backward, by bytes of the
-# dtype and head width; longer groups are streamed. `_WHOLE` holds on every chip of the gate, `_WHOLE_90` on sm_90.
-_WHOLE = {(2, 32): (128, 64), (2, 64): (64, 64)}
-_WHOLE_90 = {(2, 32): (128, 128), (2, 64): (128, 128)}
-# Queries, keys, warps and pipeline stages of a streamed block, for each of the three kernels. float32 at width 128 is
-# not there: its three TF32 products fit no registers.
-_STREAM_FORWARD = {
-    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 2), (2, 128): (64, 64, 8, 1),
-    (4, 32): (64, 32, 4, 1), (4, 64): (64, 32, 4, 1),
-}  # fmt: skip
-_STREAM_BACKWARD_Q = {
-    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 2), (2, 128): (64, 64, 8, 1),
-    (4, 32): (64, 32, 4, 1), (4, 64): (64, 32, 4, 1),
-}  # fmt: skip
-_STREAM_BACKWARD_KV = {
-    (2, 32): (64, 64, 4, 2), (2, 64): (64, 64, 4, 1), (2, 128): (32, 64, 8, 1),
-    (4, 32): (32, 64, 4, 1), (4, 64): (32, 64, 8, 1),
-}  # fmt: skip
+
+
+class _Tiles(NamedTuple):
+    """Tiles of one dtype and head width, the fastest to be expected that spill no register.
+
+    whole: rows of the largest tile that holds whole groups, forward and backward, 0 for none; longer groups are streamed.
+    forward, backward_q, backward_kv: queries, keys, warps and pipeline stages of a streamed block.
+    """
+
+    whole: tuple[int, int]
+    forward: tuple[int, int, int, int]
+    backward_q: tuple[int, int, int, int]
+    backward_kv: tuple[int, int, int, int]
+
+
+# By bytes of the dtype and head width. Wide heads in float32 are not there: their three TF32 products fit no registers.
+# Hopper multiplies from 64 rows up; older chips hold less in registers, because their products leave operands there.
+_HOPPER = {
+    (2, 32): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 2)),
+    (2, 64): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 1)),
+    (2, 128): _Tiles((0, 0), (64, 64, 8, 1), (64, 64, 8, 1), (64, 64, 8, 1)),
+    (4, 32): _Tiles((0, 0), (64, 32, 4, 1), (64, 32, 4, 1), (32, 64, 4, 1)),
+    (4, 64): _Tiles((0, 0), (64, 32, 4, 1), (64, 32, 4, 1), (32, 64, 8, 1)),
+}
+_AMPERE = {
+    (2, 32): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 1)),
+    (2, 64): _Tiles((128, 64), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 4, 1)),
+    (2, 128): _Tiles((0, 0), (64, 32, 8, 1), (64, 32, 8, 1), (32, 32, 8, 1)),
+    (4, 32): _Tiles((0, 0), (32, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+}
+
+
+def _table() -> dict[tuple[int, int], _Tiles]:
+    return _HOPPER if architecture() >= 90 else _AMPERE
+
+
+def _tiles(qkv: Tensor) -> _Tiles:
+    return _table()[qkv.itemsize, qkv.shape[-1]]
 
 
 def supports(qkv: Tensor) -> bool:
-    """Whether the kernels compute this: a head width that has tiles in the dtype, no float64."""
-    return qkv.dtype in DTYPES and (qkv.itemsize, qkv.shape[-1]) in _STREAM_FORWARD
+    """Whether the kernels compute this: a head width that has tiles in the dtype on the chip at hand, no float64."""
+    return qkv.dtype in DTYPES and (qkv.itemsize, qkv.shape[-1]) in _table()
 
 
 def check(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> None:
     """Raise ValueError for what is no projection of queries, keys and values with its gains."""
     if qkv.ndim != 5 or qkv.shape[2] != 3 or not supports(qkv):
         raise ValueError(
-            f"qkv must be (series, tokens, 3, heads, width), width one of {HEAD_WIDTHS}, in bfloat16, float16 or, up "
-            f"to width 64, float32, got {tuple(qkv.shape)} in {qkv.dtype}"
+            f"qkv must be (series, tokens, 3, heads, width), width one of {HEAD_WIDTHS}, in bfloat16, float16 "
+            f"or, narrow, float32, got {tuple(qkv.shape)} in {qkv.dtype}"
         )
     width = qkv.shape[-1:]
     if q_gain.shape != width or k_gain.shape != width:
@@ -51,8 +73,7 @@ def check(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> None:
 
 def whole_tile(length: int, qkv: Tensor, *, backward: bool) -> int | None:
     """Rows of the tile that holds whole groups of `length` rows on the chip at hand; None where they are streamed."""
-    table = _WHOLE | (_WHOLE_90 if architecture() == 90 else {})
-    largest = table.get((qkv.itemsize, qkv.shape[-1]), (0, 0))[backward]
+    largest = _tiles(qkv).whole[backward]
     # 64 rows are what Hopper's matrix instruction wants at least
     tile = 64 if length <= 64 else 128
     return tile if length <= tile <= largest else None
@@ -76,7 +97,7 @@ def launch_forward(
             E=width, BT=tile, CAUSAL=causal, num_warps=tile // 16, enable_fp_fusion=True,
         )  # fmt: skip
     else:
-        queries, keys, warps, stages = _STREAM_FORWARD[qkv.itemsize, width]
+        queries, keys, warps, stages = _tiles(qkv).forward
         stream_forward[(groups * heads, triton.cdiv(length, queries))](
             *inputs, *sizes, E=width, BM=queries, BN=keys, CAUSAL=causal,
             num_warps=warps, num_stages=stages, enable_fp_fusion=True,
@@ -108,7 +129,7 @@ def launch_backward(
         q_gain_grad, k_gain_grad = gain_grads[0].sum(0), gain_grads[1].sum(0)
     else:
         delta = torch.empty_like(lse)
-        queries, keys, warps, stages = _STREAM_BACKWARD_Q[qkv.itemsize, width]
+        queries, keys, warps, stages = _tiles(qkv).backward_q
         shape = (groups * heads, triton.cdiv(length, queries))
         partial = torch.empty(*shape, width, dtype=torch.float32, device=device)
         stream_backward_q[shape](
@@ -117,7 +138,7 @@ def launch_backward(
             num_warps=warps, num_stages=stages, enable_fp_fusion=True,
         )  # fmt: skip
         q_gain_grad = partial.sum((0, 1))
-        queries, keys, warps, stages = _STREAM_BACKWARD_KV[qkv.itemsize, width]
+        queries, keys, warps, stages = _tiles(qkv).backward_kv
         shape = (groups * heads, triton.cdiv(length, keys))
         partial = torch.empty(*shape, width, dtype=torch.float32, device=device)
         stream_backward_kv[shape](

@@ -4,7 +4,6 @@ Without a GPU, tests/test_interpreter.py runs this file under TRITON_INTERPRET=1
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
@@ -51,9 +50,11 @@ def batch(rng: np.random.Generator) -> Batch:
 def use_definitions(monkeypatch) -> None:
     for name in OPS:
         definition = getattr(reference, name)
-        if name.endswith("attention"):
-            definition = functools.partial(ops.__dict__[name], backend="reference")
-        monkeypatch.setattr(ops, name, definition)
+
+        def run(*inputs, backend=None, definition=definition, **settings):
+            return definition(*inputs, **settings)
+
+        monkeypatch.setattr(ops, name, run)
 
 
 def gradients(model: Model, data: Batch) -> dict[str, torch.Tensor]:

@@ -196,6 +196,9 @@ def _attention(
 
     series, tokens, heads = (4, length, 8) if causal else (4 * length, 64, 8)
     qkv = torch.empty(series, tokens, 3, heads, width, dtype=dtype, device="meta")
+    # what dispatch does not select on this chip
+    if not attention.supports(qkv):
+        return
     gain = torch.empty(width, device="meta")
     table = torch.empty(2, tokens, width // 2, device="meta") if causal else gain
     state = table if causal else torch.empty(series, dtype=torch.int8, device="meta")
@@ -223,9 +226,6 @@ def _attention_cases(*, full: bool) -> Iterator[Case]:
         # an item has far fewer variates than a series has tokens
         groups = {"causal": tokens, "feature": tokens if full else 64}
         for (kind, length), backward in itertools.product(groups.items(), (False, True)):
-            qkv = torch.empty(0, width, dtype=_DTYPES[dtype], device="meta")
-            if not attention.supports(qkv):
-                continue
             launch = functools.partial(
                 _attention, length=length, width=width, dtype=_DTYPES[dtype],
                 causal=kind == "causal", backward=backward,
