@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from tinytsm import __version__, gate
-from tinytsm.trainer import find_compiler, pick_precision
+from tinytsm.config import PRESETS
+from tinytsm.trainer import find_compiler, pick_attention, pick_precision
 
 _NEEDED = ("torch", "numpy", "numba", "pandas", "safetensors")
 _OPTIONAL = {
@@ -62,6 +63,7 @@ def examine() -> dict[str, Any]:
         "trains_on": str(device),
         "blocks_in": str(pick_precision(device)).removeprefix("torch."),
         "ops": "Triton kernels" if kernels else "PyTorch definitions",
+        "attention": pick_attention("auto", PRESETS["tiny"], device),
     }
 
 

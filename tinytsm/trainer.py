@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinytsm import checkpoint
+from tinytsm import checkpoint, ops
 from tinytsm.config import TOKEN_MULTIPLE, ModelConfig, TrainConfig
 from tinytsm.data import Batch, Bucket, Feeder, Plan
+from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
 from tinytsm.synth.mixture import MIXTURE_VERSION
@@ -114,12 +115,19 @@ class Trainer:
         self.skipped = 0
         self.stop_signal: int | None = None
         self.model.block_dtype = pick_precision(device)
+        self.model.attention = pick_attention(config.attention, model_config, device)
+        self.recorder = Recorder(device, self.world.size) if config.cuda_graphs else None
         self.compile_seconds = 0.0
 
     # -- one step
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Gradients of the global batch into the parameters; returns the global loss."""
+        if self.recorder is not None:
+            return self.recorder.run(self._forward_backward, self.model, batch)
+        return self._forward_backward(batch)
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
         self.model.zero_grad(set_to_none=True)
         loss = batch_loss(self.model, batch, self.world)
         loss.backward()
@@ -168,6 +176,7 @@ class Trainer:
             "skipped": self.skipped,
             "mixture": MIXTURE_VERSION,
             "precision": str(self.model.block_dtype).removeprefix("torch."),
+            "attention": self.model.attention,
             "train": dataclasses.asdict(self.config),
             "versions": checkpoint.fingerprint(),
         }
@@ -381,6 +390,13 @@ def pick_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda" or torch.backends.mkldnn.is_available() and _cpu_has_bf16():
         return torch.bfloat16
     return torch.float32
+
+
+def pick_attention(wanted: str, config: ModelConfig, device: torch.device) -> str:
+    """The back end of a model's attention on a device; ValueError where the one wanted cannot compute it."""
+    width = config.d_model // config.n_heads
+    heads = torch.empty(0, width, dtype=pick_precision(device), device=device)
+    return ops.choose_attention(wanted, heads)
 
 
 def _cpu_has_bf16() -> bool:
