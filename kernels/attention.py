@@ -35,6 +35,8 @@ _HOPPER = {
     (4, 32): _Tiles((0, 0), (64, 32, 4, 1), (64, 32, 4, 1), (32, 64, 4, 1)),
     (4, 64): _Tiles((0, 0), (64, 32, 4, 1), (64, 32, 4, 1), (32, 64, 8, 1)),
 }
+# What Hopper just holds, Blackwell spills.
+_BLACKWELL = _HOPPER | {(2, 64): _HOPPER[2, 64]._replace(whole=(128, 64))}
 _AMPERE = {
     (2, 32): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 1)),
     (2, 64): _Tiles((128, 64), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 4, 1)),
@@ -44,7 +46,7 @@ _AMPERE = {
 
 
 def _table() -> dict[tuple[int, int], _Tiles]:
-    return _HOPPER if architecture() >= 90 else _AMPERE
+    return {9: _HOPPER, 10: _BLACKWELL}.get(architecture() // 10, _AMPERE)
 
 
 def _tiles(qkv: Tensor) -> _Tiles:
