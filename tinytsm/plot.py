@@ -113,7 +113,7 @@ def fan_chart(path: str | Path, panels: Sequence[Panel], *, last: int | None = N
         figure.suptitle(
             f"the first {len(shown)} of {len(panels):,} series", fontsize=9, color=_TEXT
         )
-    _save(figure, Path(path))
+    save(figure, Path(path))
     return len(shown)
 
 
@@ -261,7 +261,7 @@ def loss_curve(log: str | Path, path: str | Path, *, title: str = "training loss
         _dress(one)
         one.margins(x=0.01)
     grid[-1].set_xlabel("step", color=_TEXT)
-    _save(figure, Path(path))
+    save(figure, Path(path))
 
 
 def calibration_chart(
@@ -311,7 +311,7 @@ def calibration_chart(
     histogram.set_ylabel("share of labels", color=_TEXT)
     for axes in (coverage, histogram):
         _dress(axes)
-    _save(figure, Path(path))
+    save(figure, Path(path))
 
 
 def regret_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, title: str) -> None:
@@ -342,7 +342,7 @@ def regret_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, titl
     coverage.set_ylabel("probability of a label at or below", color=_TEXT)
     for axes in (regret, coverage):
         _dress(axes)
-    _save(figure, Path(path))
+    save(figure, Path(path))
 
 
 def _read_log(log: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -389,8 +389,9 @@ def _short_number(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path, *, dpi: int = _DPI) -> None:
+    """Write a figure to .png, .svg or .pdf, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DPI))
+    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=dpi))
