@@ -133,6 +133,22 @@ def test_long_term_windows_cover_the_test_rows_and_no_more(folder):
 
 
 @pytest.mark.parametrize(
+    ("hours", "horizon", "count"),
+    [(1, 96, 2785), (1, 192, 2689), (1, 336, 2545), (1, 720, 2161), (4, 96, 11425)],
+)
+def test_the_windows_of_ett_are_those_of_the_literature(folder, hours, horizon, count):
+    """12, 4 and 4 months of 30 days, rows beyond unused, every window whose labels lie in the last four."""
+    train, val, test = (hours * 24 * 30 * months for months in (12, 16, 20))
+    rule = {"train_end": train, "val_end": val, "test_end": test, "horizons": [horizon]}
+    edit(folder, lambda d: d.update(tasks=[{"kind": "ltsf"} | rule]))
+    task = task_of(folder, f"tiny/ltsf/{horizon}")
+    found = starts(task, hours * 17420)
+    assert len(found) == task.windows == count
+    assert (found[0], found[-1] + horizon) == (val, test)
+    assert (np.diff(found) == 1).all()
+
+
+@pytest.mark.parametrize(
     ("name", "most", "lengths"),
     [
         # 34 windows, two series of 17 from step 30 on: the 1st, 12th, 23rd (6th of the second) and last

@@ -95,6 +95,8 @@ def test_tasks_follow_the_benchmarks_rules(folder):
         ("saugeenday/M", "ME", 780, "saugeen/M/short", 12, 7, 12),
         ("us_births/D", "D", 7305, "us_births/D/short", 30, 20, 1),
         ("m4_yearly", "A-DEC", 40, "m4_yearly/A/short", 6, 1, 1),
+        # three windows by the rule for others
+        ("m4_hourly", "H", 1000, "m4_hourly/H/short", 48, 1, 24),
         ("m4_quarterly", "Q-DEC", 40, "m4_quarterly/Q/short", 8, 1, 4),
         ("covid_deaths", "D", 212, "covid_deaths/D/short", 30, 1, 1),
         ("my_own", "W-SUN", 100, "my_own/W/short", 8, 2, 1),
@@ -120,6 +122,15 @@ def test_series_are_mapped_in_the_order_of_rows_files_and_variates(folder):
     again = read_series(tasks["ett1/H/short"])
     assert pa.total_allocated_bytes() - before < again[0].nbytes / 2
     assert all(x.dtype == np.float32 and not x.flags.owndata for x in again)
+
+
+def test_the_shortest_item_decides_the_windows(tmp_path):
+    items = [np.zeros((2, length)) for length in (1000, 400, 700)]
+    write_dataset(tmp_path / "bitbrains_rnd" / "H", "H", [items[:1], items[1:]])
+    (task,) = gift_eval.load_tasks(tmp_path)
+    # the first item alone would have three
+    assert (task.windows, task.series, task.variates) == (1, 6, 2)
+    assert [len(x) for x in read_series(task)] == [1000, 1000, 400, 400, 700, 700]
 
 
 class Drifting:

@@ -5,6 +5,7 @@
     cat load.csv | tinytsm forecast - --horizon 48 --quantiles .05,.5,.95 --json | jq .series[0]
     tinytsm train --preset nano --max-seconds 600                  train a model into runs/
     tinytsm evaluate --pack DIR --model runs/nano                  score it
+    tinytsm study calibration --model runs/nano                    compare it with the best forecast there is
     tinytsm synth --out series.parquet --items 100000              write made-up series
     tinytsm diversity --pack DIR                                   how much of it the generator reaches
     tinytsm doctor                                                 what this machine has, and what is used
