@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinytsm import checkpoint
+from tinytsm import checkpoint, ops
 from tinytsm.config import TOKEN_MULTIPLE, ModelConfig, TrainConfig
 from tinytsm.data import Batch, Bucket, Feeder, Plan
 from tinytsm.model import Model
@@ -113,7 +113,7 @@ class Trainer:
         self.next_batch = 0
         self.skipped = 0
         self.stop_signal: int | None = None
-        self.model.block_dtype = pick_precision(device)
+        self.model.block_dtype = ops.pick_precision(device)
         self.compile_seconds = 0.0
 
     # -- one step
@@ -374,18 +374,6 @@ def pick_device(name: str) -> torch.device:
         torch.cuda.set_device(device)
         return device
     return torch.device(name)
-
-
-def pick_precision(device: torch.device) -> torch.dtype:
-    """What the blocks' matmuls run in: bfloat16 where the hardware multiplies it fast, else float32."""
-    if device.type == "cuda" or torch.backends.mkldnn.is_available() and _cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    # true for AVX512_BF16 and AMX; emulated bfloat16 is many times slower than float32
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def find_compiler() -> str | None:

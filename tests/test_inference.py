@@ -1,0 +1,132 @@
+"""Strategies around one forward pass: phases and interleaving, averaging, the mirror image, efforts."""
+
+import numpy as np
+import pytest
+import torch
+
+from tinytsm import TinyTSM
+from tinytsm.config import ModelConfig
+from tinytsm.forward import Forward, Query
+from tinytsm.inference import forecast_items, interleave, phases
+from tinytsm.inputs import Item
+from tinytsm.model import Model
+
+SMALL = ModelConfig(
+    d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
+)
+EPS = 2.0**-52
+
+
+@pytest.fixture(scope="module")
+def forecaster() -> TinyTSM:
+    model = Model(SMALL, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(model.head, std=0.3, generator=torch.Generator().manual_seed(2))
+    return TinyTSM(model.requires_grad_(False).eval())
+
+
+def predict(forecaster: TinyTSM, values: object, horizon: int, **options) -> torch.Tensor:
+    quantiles, _ = forecaster.predict_quantiles([values], horizon, **options)
+    assert isinstance(quantiles, torch.Tensor)
+    return quantiles[0]
+
+
+class Continue(Forward):
+    """In place of the network: goes on counting in the steps that a query shows, with a spread of 1."""
+
+    def __init__(self) -> None:
+        self.config = SMALL
+
+    def run(self, queries):
+        results = []
+        for query in queries:
+            step = query.values[:, -1:] - query.values[:, -2:-1]
+            mean = torch.from_numpy(query.values[:, -1:] + step * np.arange(1, query.length + 1))
+            results.append((mean[..., None] + torch.linspace(-1, 1, 9), mean))
+        return results
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 7])
+@pytest.mark.parametrize("length", [1, 2, 3, 6, 7, 50])
+@pytest.mark.parametrize("steps", [40, 41, 45])
+def test_phases_interleave_to_the_steps_that_follow(stride: int, length: int, steps: int) -> None:
+    # a counter: phase by phase it is again one, of larger steps, so the next steps are known exactly
+    item = Item(np.arange(float(steps))[None], EPS)
+    ((quantiles, mean),) = forecast_items([item], length, forward=Continue(), strides=(stride,))
+    assert mean[0].tolist() == list(range(steps, steps + length))
+    assert quantiles.shape == (1, length, 9) and (quantiles[..., 4] == mean).all()
+
+
+def test_phases_see_what_the_definition_says() -> None:
+    item = Item(np.arange(10.0)[None], EPS)
+    # phase r ends at step T - r and has spacing s; the one that forecasts the nearest step first
+    ends = [query.values[0].tolist() for query in phases(item, 4, 100, patch=32)]
+    assert ends == [[2, 6], [3, 7], [0, 4, 8], [1, 5, 9]]
+    assert (
+        len(phases(item, 4, 3, patch=32)) == 3
+    )  # the fourth would forecast nothing that is asked for
+
+
+def test_interleaving_takes_turns() -> None:
+    parts = [(torch.full((1, 3, 9), float(i)), torch.full((1, 3), float(i))) for i in range(3)]
+    quantiles, mean = interleave(parts, 3, 8)
+    assert mean[0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and quantiles.shape == (1, 8, 9)
+
+
+def test_strides_are_averaged_level_by_level(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=700).cumsum()
+    both = predict(forecaster, x, 30, strides=(1, 3))
+    each = [predict(forecaster, x, 30, strides=(s,)) for s in (1, 3)]
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(each[0], each[1])
+    assert (both.diff(dim=-1) >= 0).all()
+
+
+def test_a_stride_that_would_see_nothing_is_left_out(forecaster: TinyTSM) -> None:
+    plain = predict(forecaster, [3.0, 5.0], 4, strides=(1,))
+    assert torch.equal(predict(forecaster, [3.0, 5.0], 4, strides=(1, 4)), plain)
+    # every other step is missing: one phase of two would be blind
+    gappy = np.where(np.arange(100) % 2, np.nan, np.sin(np.arange(100.0)))
+    plain = predict(forecaster, gappy, 4, strides=(1,))
+    assert torch.equal(predict(forecaster, gappy, 4, strides=(2,)), plain)
+
+
+def test_symmetry_makes_the_forecast_odd_to_the_bit(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    x = np.exp(rng.normal(size=300))
+    up, down = (predict(forecaster, sign * x, 200, symmetry=True) for sign in (1, -1))
+    assert torch.equal(up, -down.flip(-1))
+    # without it the network tells up from down
+    up, down = (predict(forecaster, sign * x, 20, symmetry=False) for sign in (1, -1))
+    assert not torch.allclose(up, -down.flip(-1), rtol=1e-3)
+
+
+def test_symmetry_averages_the_two_forecasts(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=300)
+    up, down = (predict(forecaster, sign * x, 20, symmetry=False) for sign in (1, -1))
+    wanted = (up - down.flip(-1)) / 2
+    torch.testing.assert_close(
+        predict(forecaster, x, 20, symmetry=True), wanted, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_efforts_are_their_parts(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=500)
+    fast = predict(forecaster, x, 20, effort="fast")
+    assert torch.equal(
+        fast, predict(forecaster, x, 20, effort="best", strides=(1,), symmetry=False)
+    )
+    best = predict(forecaster, x, 20, effort="best")
+    assert torch.equal(best, predict(forecaster, x, 20, strides="auto", symmetry=True))
+    assert torch.equal(predict(forecaster.with_options(effort="fast"), x, 20), fast)
+
+
+def test_shapes_hold_the_span() -> None:
+    forward = Forward(Model(SMALL), device=torch.device("cpu"), batch_size=None, symmetric=False)
+
+    def tokens(span: int, length: int = 1) -> int:
+        return forward.shape(Query(np.zeros((1, span)), EPS, length, span, SMALL.patch)).tokens
+
+    assert [tokens(n) for n in (1, 512, 513, 1024, 10**6)] == [16, 16, 32, 32, 32]
+    # missing tokens after the context count too
+    assert tokens(512, length=SMALL.horizon_length + 1) == 32

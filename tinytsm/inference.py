@@ -1,0 +1,109 @@
+"""Forecasting strategies around one forward pass: which views of an item are forecast, and how they become one forecast.
+
+Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
+stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
+interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
+level by level. Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinytsm import period
+from tinytsm.config import ModelConfig
+from tinytsm.forward import Forward, Query
+from tinytsm.inputs import Item
+from tinytsm.quantiles import average
+
+# A phase with fewer steps than this has too little to say.
+_LEAST_STEPS = 128
+# A phase must show the dominant period in at least this many steps.
+_LEAST_CYCLE = 4
+# Steps in which the dominant period is sought.
+_PERIOD_STEPS = 4096
+
+
+def choose_strides(
+    steps: int, *, length: int, dominant_period: int, config: ModelConfig
+) -> tuple[int, ...]:
+    """The strides of SIFI by rule, from what every series has: no table of data sets.
+
+    steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none.
+    """
+    return (1,)
+
+
+def forecast_items(
+    items: Sequence[Item], length: int, *, forward: Forward, strides: tuple[int, ...] | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Quantiles (V, H, Q) and mean (V, H) of each item; all phases of all items are run together.
+
+    strides: the same for all items, or None to choose each item's by rule.
+    """
+    queries: list[Query] = []
+    plans: list[list[tuple[int, slice]]] = []  # of each item: strides, and where their phases are
+    for item in items:
+        plan = []
+        wanted = strides or _strides_of(item, length, forward.config)
+        for stride in [s for s in wanted if _shows_all(item, s)] or [1]:
+            found = phases(item, stride, length, patch=forward.config.patch)
+            plan.append((stride, slice(len(queries), len(queries) + len(found))))
+            queries += found
+        plans.append(plan)
+    forecasts = forward.run(queries)
+    results = []
+    for plan in plans:
+        members = [interleave(forecasts[at], stride, length) for stride, at in plan]
+        results.append(
+            (average([q for q, _ in members]), average([m for _, m in members]))
+            if len(members) > 1
+            else members[0]
+        )
+    return results
+
+
+def _strides_of(item: Item, length: int, config: ModelConfig) -> tuple[int, ...]:
+    steps = item.values.shape[1]
+    found = period.detect(item.values[:, -_PERIOD_STEPS:], len(item.values))
+    return choose_strides(steps, length=length, dominant_period=int(found[0]), config=config)
+
+
+def _shows_all(item: Item, stride: int) -> bool:
+    """Whether every phase of a stride shows something of each variate that shows anything."""
+    if stride == 1:
+        return True
+    shown = ~np.isnan(item.values)
+    anything = shown.any(1)
+    return item.values.shape[1] >= stride and all(
+        bool((shown[:, first::stride].any(1) >= anything).all()) for first in range(stride)
+    )
+
+
+def phases(item: Item, stride: int, length: int, *, patch: int) -> list[Query]:
+    """The phases of one stride that forecast any of the next `length` steps, in the order of what they forecast first.
+
+    All have the same length and span, so that they are computed in the same shape.
+    """
+    steps = item.values.shape[1]
+    count, span = math.ceil(length / stride), math.ceil(steps / stride)
+    queries = []
+    for first in range(min(stride, length)):
+        newest = steps - stride + first  # T - 1 - r, with r = stride - 1 - first
+        values = item.values[:, newest % stride : newest + 1 : stride]
+        queries.append(Query(values, item.eps, count, span, patch))
+    return queries
+
+
+def interleave(
+    forecasts: Sequence[tuple[Tensor, Tensor]], stride: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """The forecast of every step from those of a stride's phases, as `phases` orders them."""
+    if stride == 1:
+        return forecasts[0]
+    quantiles = torch.stack([q for q, _ in forecasts], 2).flatten(1, 2)
+    mean = torch.stack([m for _, m in forecasts], 2).flatten(1, 2)
+    return quantiles[:, :length], mean[:, :length]
