@@ -7,7 +7,7 @@ import torch
 from tinytsm import TinyTSM
 from tinytsm.config import ModelConfig
 from tinytsm.forward import Forward, Query
-from tinytsm.inference import forecast_items, interleave, phases
+from tinytsm.inference import choose_strides, forecast_items, interleave, phases
 from tinytsm.inputs import Item
 from tinytsm.model import Model
 
@@ -119,6 +119,37 @@ def test_efforts_are_their_parts(forecaster: TinyTSM, rng: np.random.Generator) 
     best = predict(forecaster, x, 20, effort="best")
     assert torch.equal(best, predict(forecaster, x, 20, strides="auto", symmetry=True))
     assert torch.equal(predict(forecaster.with_options(effort="fast"), x, 20), fast)
+
+
+@pytest.mark.parametrize(
+    ("steps", "length", "period", "strides"),
+    [
+        (10**6, 63, 24, (1,)),  # near horizons gain nothing
+        (10**6, 64, 0, (1, 4, 8)),
+        (10**6, 64, 32, (1, 4, 8)),
+        (10**6, 64, 24, (1, 4)),  # 24 / 8 = 3 steps say little of a period
+        (10**6, 64, 7, (1,)),  # 7 would be aliased
+        (10**6, 64, 2, (1,)),
+        (8 * 512, 64, 0, (1, 4, 8)),
+        (8 * 512 - 1, 64, 0, (1, 4)),
+        (4 * 512 - 1, 64, 0, (1,)),
+        (10**6, 129, 0, (4, 8)),  # one pass does not reach
+        (100, 129, 0, (1,)),
+    ],
+)
+def test_the_rule_of_strides(
+    steps: int, length: int, period: int, strides: tuple[int, ...]
+) -> None:
+    assert choose_strides(steps, length=length, dominant_period=period, config=SMALL) == strides
+
+
+def test_the_rule_finds_the_period(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    # a season of 7 steps, which no stride of the rule divides; without it strides are averaged
+    noise = rng.normal(size=5000)
+    season = 5 * np.tile(rng.normal(size=7), 715)[:5000] + 0.1 * noise
+    for x, same in ((season, True), (noise, False)):
+        auto, plain = (predict(forecaster, x, 100, strides=s) for s in ("auto", (1,)))
+        assert torch.equal(auto, plain) == same
 
 
 def test_shapes_hold_the_span() -> None:

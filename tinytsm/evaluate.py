@@ -21,14 +21,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from tinytsm import __version__, metrics, scoreboard
+from tinytsm import __version__, metrics, options, scoreboard
 from tinytsm.pack import (
     SCORES,
     PackError,
@@ -180,7 +180,9 @@ def _fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
+def _load_model(
+    path: Path, device: str, chosen: options.ForecastOptions
+) -> tuple[Forecaster, list[Path]]:
     """The model of a checkpoint or run, and the files that make it what it is."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
@@ -188,7 +190,7 @@ def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
 
     try:
         folder = checkpoint.resolve(path)
-        model = TinyTSM.from_pretrained(folder, device=device)
+        model = TinyTSM.from_pretrained(folder, device=device).with_options(**asdict(chosen))
     except (OSError, ValueError) as error:
         raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
     return model, [folder / "config.json", folder / "model.safetensors"]
@@ -228,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ltsf-stride", type=_positive, default=1, metavar="N", help="ltsf: every N-th window")
     add("--chunk", type=_positive, default=1024, metavar="N", help="windows in memory at a time")
     add("--device", default="auto", help="auto, cpu or cuda")
+    options.add_flags(parser)
     return parser
 
 
@@ -239,6 +242,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give either --model DIR or --baselines-only")
     if args.resume and args.output is None:
         parser.error("--resume needs --output FILE")
+    try:
+        args.options = options.from_flags(args)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         return _run(args)
     except (PackError, InputError) as error:
@@ -255,12 +262,13 @@ def _run(args: argparse.Namespace) -> int:
         "model": None,
         "ltsf_stride": args.ltsf_stride,
         "max_windows": args.max_windows,
+        "options": json.loads(json.dumps(asdict(args.options))),
     }
     if args.output is not None:
         check_output(args.output, (".json",))
     name, forecaster = "seasonal naive", None
     if args.model is not None:
-        forecaster, files = _load_model(args.model, args.device)
+        forecaster, files = _load_model(args.model, args.device, args.options)
         name = args.model.resolve().name
         settings["model"] = f"{name} {_fingerprint(files)}"
     done: dict[str, Any] = {}

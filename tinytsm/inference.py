@@ -17,10 +17,15 @@ from tinytsm import period
 from tinytsm.config import ModelConfig
 from tinytsm.forward import Forward, Query
 from tinytsm.inputs import Item
+from tinytsm.options import MAX_STRIDE
 from tinytsm.quantiles import average
+from tinytsm.rows import centre
 
-# A phase with fewer steps than this has too little to say.
-_LEAST_STEPS = 128
+# What the rule averages with stride 1, for horizons of at least this share of what one pass reaches. Powers of two:
+# 3 and 6 did worse at every horizon, and shorter horizons gain nothing (docs/ablations.md).
+_RULE, _LONG = (4, MAX_STRIDE), 0.5
+# A phase with fewer tokens than this has too little to say.
+_LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
 # Steps in which the dominant period is sought.
@@ -32,9 +37,23 @@ def choose_strides(
 ) -> tuple[int, ...]:
     """The strides of SIFI by rule, from what every series has: no table of data sets.
 
-    steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none.
+    steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none. A stride must leave
+    the period a whole number of steps, and every phase enough of them. 1 is among them where one pass reaches the
+    horizon, or where nothing else is left.
     """
-    return (1,)
+    if length < _LONG * config.horizon_length:
+        return (1,)
+    cycle = [divmod(dominant_period, s) for s in _RULE]
+    kept = [
+        s
+        for s, (whole, rest) in zip(_RULE, cycle, strict=True)
+        if rest == 0
+        and (whole == 0 or whole >= _LEAST_CYCLE)
+        and steps >= s * _LEAST_TOKENS * config.patch
+    ]
+    if length <= config.horizon_length or not kept:
+        kept.insert(0, 1)
+    return tuple(kept)
 
 
 def forecast_items(
@@ -68,7 +87,13 @@ def forecast_items(
 
 def _strides_of(item: Item, length: int, config: ModelConfig) -> tuple[int, ...]:
     steps = item.values.shape[1]
-    found = period.detect(item.values[:, -_PERIOD_STEPS:], len(item.values))
+    if choose_strides(steps, length=length, dominant_period=0, config=config) == (1,):
+        # no period would change that, and looking for one takes longer than a pass
+        return (1,)
+    newest = item.values[:, -_PERIOD_STEPS:]
+    # centred, so that squares of the largest numbers stay finite
+    shown = centre(newest, np.full(len(newest), item.eps)).x.astype(np.float64)
+    found = period.detect(shown, len(shown))
     return choose_strides(steps, length=length, dominant_period=int(found[0]), config=config)
 
 
