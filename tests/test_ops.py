@@ -10,6 +10,7 @@ import torch
 
 from tinytsm import ops
 from tinytsm.kernels import reference
+from tinytsm.testing import assert_as_good_as_eager
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(
@@ -61,3 +62,22 @@ def test_triton_is_not_needed():
     # None in sys.modules makes an import fail
     code = "import sys; sys.modules['triton'] = None; import tinytsm.model, tinytsm.forecast"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 63])
+def test_attention_in_bfloat16_is_its_definition(tokens):
+    q, k, v = torch.randn(3, 2, tokens, 4, 8).bfloat16()
+    gains = torch.rand(2, 8) + 0.5
+    grad = torch.randn(2, tokens, 4, 8)
+
+    def run(f, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (q, k, v, *gains)]
+        out = f(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
+
+    truth = run(reference.causal_attention, torch.float64)
+    eager = run(reference.causal_attention, torch.bfloat16)
+    ours = run(ops.causal_attention, torch.bfloat16)
+    assert_as_good_as_eager(
+        ours, eager, truth, names=["out", "dq", "dk", "dv", "dq_gain", "dk_gain"], floor=4e-3
+    )

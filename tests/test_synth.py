@@ -27,8 +27,10 @@ from tinytsm.synth import (
     multivariate,
     noise,
     philox,
+    records,
     seasonal,
     spectral,
+    traces,
     trend,
 )
 
@@ -42,6 +44,8 @@ MODULES = {
     "events": events,
     "counts": counts,
     "chaos": chaos,
+    "records": records,
+    "traces": traces,
 }
 
 
@@ -126,12 +130,12 @@ def test_items_are_finite_and_rarely_constant(length: int) -> None:
 
 
 def test_shares_of_gaps_and_counts() -> None:
-    items = [generator.sample(3, index, 400)[0] for index in range(2000)]
+    items = [generator.sample(3, index, 600)[0] for index in range(2000)]
     gaps = np.mean([np.isnan(x).any() for x in items])
     # A few mechanisms leave a short series whole
     assert 0.6 * mixture.MISSING_SHARE < gaps < 1.1 * mixture.MISSING_SHARE
     whole = np.mean([bool(np.nanmin(x) >= 0 and np.all(np.nan_to_num(x) % 1 == 0)) for x in items])
-    natural = (1 - mixture.COMPOSITE_SHARE) * mixture.WHOLE_SHARES[mixture.COUNT]
+    natural = (1 - mixture.COMPOSITE_SHARES[0]) * mixture.WHOLE_SHARES[0][mixture.COUNT]
     natural *= mixture.NATURAL_COUNT_SHARE * (1 - mixture.MIXUP_SHARE)
     # One kind of demand has sizes that are no whole numbers
     assert 0.5 * natural < whole < 1.5 * natural
@@ -212,7 +216,7 @@ def test_every_function_has_its_row() -> None:
 @pytest.mark.parametrize(
     "shares",
     [
-        mixture.WHOLE_SHARES,
+        *mixture.WHOLE_SHARES,
         [row.share for row in mixture.GAPS],
         [row.share for row in mixture.COUPLERS],
         [level[0] for level in mixture.NOISE_LEVELS],
@@ -221,8 +225,21 @@ def test_every_function_has_its_row() -> None:
         seasonal._DAY_SHARES[-1:],
         seasonal._PATTERN_SHARES[-1:],
         dynamics._SEASON_SHARES[-1:],
+        records._SEASON_SHARES[-1:],
     ],
-    ids=["whole", "gaps", "couplers", "noise", "trend", "clocks", "days", "patterns", "seasons"],
+    ids=[
+        "whole",
+        "short",
+        "gaps",
+        "couplers",
+        "noise",
+        "trend",
+        "clocks",
+        "days",
+        "patterns",
+        "seasons",
+        "years",
+    ],
 )
 def test_shares_add_to_one(shares) -> None:
     assert sum(shares) == pytest.approx(1.0)

@@ -28,8 +28,8 @@ _RULE, _LONG = (4, MAX_STRIDE), 0.5
 _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
-# Steps in which the dominant period is sought.
-_PERIOD_STEPS = 4096
+# Values in which periods are sought at once.
+_NUMBERS_AT_ONCE = 1 << 17
 
 
 def choose_strides(
@@ -63,13 +63,21 @@ def forecast_items(
 
     strides: the same for all items, or None to choose each item's by rule.
     """
+    config = forward.config
     queries: list[Query] = []
     plans: list[list[tuple[int, slice]]] = []  # of each item: strides, and where their phases are
-    for item in items:
+    cycles = _periods(items, length, config=config, by_rule=strides is None)
+    for item, cycle in zip(items, cycles, strict=True):
+        wanted = strides or choose_strides(
+            item.values.shape[1], length=length, dominant_period=cycle, config=config
+        )
         plan = []
-        wanted = strides or _strides_of(item, length, forward.config)
         for stride in [s for s in wanted if _shows_all(item, s)] or [1]:
-            found = phases(item, stride, length, patch=forward.config.patch)
+            per_token = config.patch
+            if config.period_patches:
+                own = cycle // stride if cycle % stride == 0 else 0
+                per_token = period.stride(own, config.patch)
+            found = phases(item, stride, length, per_token=per_token)
             plan.append((stride, slice(len(queries), len(queries) + len(found))))
             queries += found
         plans.append(plan)
@@ -77,24 +85,35 @@ def forecast_items(
     results = []
     for plan in plans:
         members = [interleave(forecasts[at], stride, length) for stride, at in plan]
-        results.append(
-            (average([q for q, _ in members]), average([m for _, m in members]))
-            if len(members) > 1
-            else members[0]
-        )
+        results.append((average([q for q, _ in members]), average([m for _, m in members])))
     return results
 
 
-def _strides_of(item: Item, length: int, config: ModelConfig) -> tuple[int, ...]:
-    steps = item.values.shape[1]
-    if choose_strides(steps, length=length, dominant_period=0, config=config) == (1,):
-        # no period would change that, and looking for one takes longer than a pass
-        return (1,)
-    newest = item.values[:, -_PERIOD_STEPS:]
-    # centred, so that squares of the largest numbers stay finite
-    shown = centre(newest, np.full(len(newest), item.eps)).x.astype(np.float64)
-    found = period.detect(shown, len(shown))
-    return choose_strides(steps, length=length, dominant_period=int(found[0]), config=config)
+def _periods(
+    items: Sequence[Item], length: int, *, config: ModelConfig, by_rule: bool
+) -> list[int]:
+    """The dominant period of each item's newest steps, 0 where there is none or where nothing depends on it."""
+    found = [0] * len(items)
+    # items of one shape at once; apart where values are missing, because they are then summed otherwise
+    groups: dict[tuple[int, int, bool], list[int]] = {}
+    for i, item in enumerate(items):
+        steps = item.values.shape[1]
+        # looking for a period takes as long as a pass
+        strides = choose_strides(steps, length=length, dominant_period=0, config=config)
+        if config.period_patches or (by_rule and strides != (1,)):
+            newest = item.values[:, -config.context_length :]
+            groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
+    for (variates, steps, _), members in groups.items():
+        at_once = max(1, _NUMBERS_AT_ONCE // (variates * steps))
+        for start in range(0, len(members), at_once):
+            chunk = members[start : start + at_once]
+            rows = np.concatenate([items[i].values[:, -steps:] for i in chunk])
+            eps = np.repeat([items[i].eps for i in chunk], variates)
+            # centred, so that squares of the largest numbers stay finite
+            periods = period.detect(centre(rows, eps).x.astype(np.float64), variates)
+            for i, one in zip(chunk, periods, strict=True):
+                found[i] = int(one)
+    return found
 
 
 def _shows_all(item: Item, stride: int) -> bool:
@@ -108,7 +127,7 @@ def _shows_all(item: Item, stride: int) -> bool:
     )
 
 
-def phases(item: Item, stride: int, length: int, *, patch: int) -> list[Query]:
+def phases(item: Item, stride: int, length: int, *, per_token: int) -> list[Query]:
     """The phases of one stride that forecast any of the next `length` steps, in the order of what they forecast first.
 
     All have the same length and span, so that they are computed in the same shape.
@@ -119,7 +138,7 @@ def phases(item: Item, stride: int, length: int, *, patch: int) -> list[Query]:
     for first in range(min(stride, length)):
         newest = steps - stride + first  # T - 1 - r, with r = stride - 1 - first
         values = item.values[:, newest % stride : newest + 1 : stride]
-        queries.append(Query(values, item.eps, count, span, patch))
+        queries.append(Query(values, item.eps, count, span, per_token))
     return queries
 
 
