@@ -21,7 +21,7 @@ from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
 from tinytsm.data import Batch
 from tinytsm.kernels import reference
-from tinytsm.trainer import Trainer, find_compiler, pick_precision
+from tinytsm.trainer import Trainer, find_compiler
 
 TINY = os.environ.get("TINYTSM_BENCH_TINY", "0") not in ("", "0")
 ON_GPU = torch.cuda.is_available()
@@ -70,7 +70,7 @@ def first_batch(trainer: Trainer) -> Batch:
 def matmul_peak(device: torch.device) -> float:
     """FLOP/s of a large product of the blocks' dtype."""
     size = 256 if TINY else 8192 if ON_GPU else 2048
-    a = torch.randn(size, size, device=device).to(pick_precision(device))
+    a = torch.randn(size, size, device=device).to(ops.pick_precision(device))
     timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
     return 2 * size**3 / timer.blocked_autorange(min_run_time=0.01 if TINY else 1).median
 

@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "runs" / "nano").mkdir(parents=True)
     (tmp_path / "runs" / "nano" / "model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_load", lambda model, device: Flat())
+    monkeypatch.setattr(cli, "_load", lambda model, device, options: Flat())
     return tmp_path
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_model_is_the_users_to_mend(
 def test_a_fault_of_the_program_shows_where(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(model: Path, device: str) -> Flat:
+    def fail(model: Path, device: str, options: object) -> Flat:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(cli, "_load", fail)
@@ -200,7 +200,7 @@ def test_a_fault_of_the_program_shows_where(
 
 
 def test_interrupt(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(model: Path, device: str) -> Flat:
+    def stop(model: Path, device: str, options: object) -> Flat:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_load", stop)

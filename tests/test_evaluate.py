@@ -215,7 +215,7 @@ def model(monkeypatch, folder):
     constant = Constant(3.0)
     weights = folder / "model.safetensors"
     weights.write_bytes(b"one")
-    monkeypatch.setattr(evaluate, "load_model", lambda path, device: (constant, [weights]))
+    monkeypatch.setattr(evaluate, "load_model", lambda path, device, options: (constant, [weights]))
     return constant
 
 

@@ -24,10 +24,11 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tinytsm import __version__
+from tinytsm import __version__, options
 
 if TYPE_CHECKING:
     from tinytsm.frames import Forecast, Forecaster
@@ -113,6 +114,7 @@ def _add_forecast_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only the newest N steps of each series (default: all)",
     )
+    options.add_flags(parser)
     columns = parser.add_argument_group("columns (inferred where not given)")
     columns.add_argument("--timestamp-column", metavar="NAME", help="dates, or whole numbers")
     columns.add_argument("--id-column", metavar="NAME", help="names the series of a long table")
@@ -204,6 +206,10 @@ def _forecast(args: argparse.Namespace) -> None:
         plot.require_matplotlib()
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", args.device):
         raise _UsageError(f"--device must be auto, cpu, cuda, cuda:1 or mps, got {args.device!r}")
+    try:
+        chosen = options.from_flags(args)
+    except ValueError as error:
+        raise _UsageError(str(error)) from None
     model = _find_model(args.model)
 
     table = frames.read_table(args.data, id_column=args.id_column)
@@ -222,7 +228,7 @@ def _forecast(args: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    forecaster = _load(model, args.device)
+    forecaster = _load(model, args.device, chosen)
     # tqdm is silent where standard error is not a terminal
     with tqdm(total=len(series), unit="series", disable=None, file=sys.stderr, leave=False) as bar:
         forecasts = frames.forecast_series(
@@ -290,12 +296,12 @@ def _find_model(path: str | None) -> Path:
     return newest[1]
 
 
-def _load(model: Path, device: str) -> "Forecaster":
+def _load(model: Path, device: str, chosen: options.ForecastOptions) -> "Forecaster":
     from tinytsm.forecast import TinyTSM
     from tinytsm.frames import InputError
 
     try:
-        return TinyTSM.from_pretrained(model, device=device)
+        return TinyTSM.from_pretrained(model, device=device).with_options(**asdict(chosen))
     except (ValueError, OSError) as error:
         raise InputError(f"--model {model}: {error}") from None
     # torch says so, in either way, where the device that was asked for is not there

@@ -24,14 +24,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from tinytsm import __version__, compare, gift_eval, metrics, plot, scoreboard
+from tinytsm import __version__, compare, gift_eval, metrics, options, plot, scoreboard
 from tinytsm.pack import (
     SCORES,
     PackError,
@@ -187,7 +187,9 @@ def _fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
+def load_model(
+    path: Path, device: str, chosen: options.ForecastOptions | None = None
+) -> tuple[Forecaster, list[Path]]:
     """The model of a checkpoint or run, and the files that make it what it is."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
@@ -196,6 +198,8 @@ def load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
     try:
         folder = checkpoint.resolve(path)
         model = TinyTSM.from_pretrained(folder, device=device)
+        if chosen is not None:
+            model = model.with_options(**asdict(chosen))
     except (OSError, ValueError) as error:
         raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
     return model, [folder / "config.json", folder / "model.safetensors"]
@@ -247,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ltsf-stride", type=positive, default=1, metavar="N", help="ltsf: every N-th window")
     add("--chunk", type=positive, default=1024, metavar="N", help="windows in memory at a time")
     add("--device", default="auto", help="auto, cpu or cuda")
+    options.add_flags(parser)
     return parser
 
 
@@ -260,6 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--resume needs --output FILE")
     if args.csv is not None and args.gift_eval is None:
         parser.error("--csv needs --gift-eval DIR")
+    try:
+        args.options = options.from_flags(args)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         return _run(args) if args.compare is None else _compare(*args.compare)
     except (PackError, InputError) as error:
@@ -292,6 +301,7 @@ def _run(args: argparse.Namespace) -> int:
         "model": None,
         "ltsf_stride": args.ltsf_stride,
         "max_windows": args.max_windows,
+        "options": json.loads(json.dumps(asdict(args.options))),
     }
     for path, suffixes in (
         (args.output, (".json",)),
@@ -304,7 +314,7 @@ def _run(args: argparse.Namespace) -> int:
         plot.require_matplotlib()
     name, forecaster = "seasonal naive", None
     if args.model is not None:
-        forecaster, files = load_model(args.model, args.device)
+        forecaster, files = load_model(args.model, args.device, args.options)
         name = args.model.resolve().name
         settings["model"] = f"{name} {_fingerprint(files)}"
     done: dict[str, Any] = {}

@@ -45,6 +45,7 @@ __all__ = [
     "dart_patch_embed",
     "feature_attention",
     "grid_loss",
+    "pick_precision",
     "quantile_outputs",
     "rms_norm",
     "swiglu",
@@ -229,3 +230,15 @@ def feature_attention(
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
     return attended.unflatten(0, (-1, tokens)).transpose(1, 2).flatten(0, 1)
+
+
+def pick_precision(device: torch.device) -> torch.dtype:
+    """What the blocks' matmuls run in: bfloat16 where the hardware multiplies it fast, else float32."""
+    if device.type == "cuda" or torch.backends.mkldnn.is_available() and _cpu_has_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    # true for AVX512_BF16 and AMX; emulated bfloat16 is many times slower than float32
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -114,7 +114,7 @@ class Trainer:
         self.next_batch = 0
         self.skipped = 0
         self.stop_signal: int | None = None
-        self.model.block_dtype = pick_precision(device)
+        self.model.block_dtype = ops.pick_precision(device)
         self.model.attention = pick_attention(config.attention, model_config, device)
         self.recorder = Recorder(device, self.world.size) if config.cuda_graphs else None
         self.compile_seconds = 0.0
@@ -385,23 +385,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(device: torch.device) -> torch.dtype:
-    """What the blocks' matmuls run in: bfloat16 where the hardware multiplies it fast, else float32."""
-    if device.type == "cuda" or torch.backends.mkldnn.is_available() and _cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
-
-
 def pick_attention(wanted: str, config: ModelConfig, device: torch.device) -> str:
     """The back end of a model's attention on a device; ValueError where the one wanted cannot compute it."""
     width = config.d_model // config.n_heads
-    heads = torch.empty(0, width, dtype=pick_precision(device), device=device)
+    heads = torch.empty(0, width, dtype=ops.pick_precision(device), device=device)
     return ops.choose_attention(wanted, heads)
-
-
-def _cpu_has_bf16() -> bool:
-    # true for AVX512_BF16 and AMX; emulated bfloat16 is many times slower than float32
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def find_compiler() -> str | None:
