@@ -104,5 +104,3 @@ def bench_cold_start(
     benchmark.pedantic(run, rounds=1 if TINY else 3, warmup_rounds=0 if TINY else 1)
     if benchmark.stats:
         benchmark.extra_info["latency_ms"] = median(seconds[-3:]) * 1e3
-
-

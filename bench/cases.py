@@ -51,9 +51,7 @@ class Case:
             drawn[i].requires_grad_()
         return tuple(drawn)
 
-    def run(
-        self, fn: Callable[..., Any], direction: str
-    ) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def run(self, fn: Callable[..., Any], direction: str) -> Callable[..., tuple[Tensor, ...]]:
         """The op as it is timed: its output, and with "backward" the gradients of a fixed direction as well."""
 
         def forward(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ The results file is rewritten after every benchmark, so a run that is cut short 
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ _DEADLINE = pytest.StashKey[float]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tinytsm benchmarks")
     group.addoption(
-        "--compare", action="store_true", help="fail where a ratio fell below the last committed one"
+        "--compare",
+        action="store_true",
+        help="fail where a ratio fell below the last committed one",
     )
     group.addoption("--save", type=Path, metavar="DIR", help="write DIR/MACHINE/SECTION.json")
     group.addoption("--minutes", type=float, default=0.0, help="skip what is left after this long")
@@ -113,8 +115,9 @@ def timed(
             benchmark.extra_info |= {
                 "us_per_call": seconds * 1e6,
                 "GB/s": bytes_moved / seconds / 1e9,
-                "of_copy": bytes_moved / seconds / 1e9 / peaks.copy,
             }
+            if bytes_moved:
+                benchmark.extra_info["of_copy"] = bytes_moved / seconds / 1e9 / peaks.copy
             if flop:
                 reached = flop / seconds / 1e12
                 peak = peaks.matmul[str(dtype).removeprefix("torch.")]
@@ -145,11 +148,13 @@ def _withhold(row: dict[str, Any], reason: str) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None | pytest.TestReport]:
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep the row of a benchmark; one whose result was wrong keeps its name and loses its ratio."""
     report = yield
-    benchmark = getattr(item, "funcargs", {}).get("benchmark")
-    if call.when != "call" or report.skipped or benchmark is None or not benchmark.stats:
+    if call.when != "call" or report.skipped or not isinstance(item, pytest.Function):
+        return report
+    benchmark: Any = item.funcargs.get("benchmark")
+    if benchmark is None or not benchmark.stats:
         return report
     row: dict[str, Any] = {"name": item.name, "group": benchmark.group}
     params = getattr(getattr(item, "callspec", None), "params", {})
@@ -161,11 +166,11 @@ def pytest_runtest_makereport(
     section = item.path.stem.removeprefix("bench_")
     parts = item.config.stash[_PARTS]
     if section not in parts:
-        device = item.funcargs.get("device") or record.pick_device()
+        device: Any = item.funcargs.get("device") or record.pick_device()
         command = shlex.join(["pytest", *sys.argv[1:]])
         parts[section] = record.header(section, device, command=command) | {"rows": []}
     if "peaks" not in parts[section] and "peaks" in item.funcargs:
-        peaks = item.funcargs["peaks"]
+        peaks: Any = item.funcargs["peaks"]
         parts[section]["peaks"] = {"copy_GB/s": peaks.copy, "matmul_TFLOP/s": peaks.matmul}
     parts[section]["rows"].append(row)
     folder = item.config.getoption("--save")
@@ -186,7 +191,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """With --compare: print what fell below the committed results, and fail."""
     if not session.config.getoption("--compare"):
         return
-    lines, compared = [], 0
+    lines: list[str] = []
+    compared = 0
     for document in session.config.stash[_PARTS].values():
         before = record.committed(document)
         if before is not None:

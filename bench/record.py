@@ -28,6 +28,11 @@ _PACKAGES = ("torch", "triton", "numpy", "numba", "flash-attn", "liger-kernel")
 TOLERANCE = 0.15
 
 
+def default_folder() -> Path:
+    """Where results go unless told otherwise; what is tiny must never stand among those that count."""
+    return ROOT / "build" / "bench" if TINY else RESULTS
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The GPU where there is one, else the CPU; TINYTSM_BENCH_DEVICE stands for `auto`.
 
@@ -46,7 +51,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        found = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()
@@ -58,7 +65,9 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": _processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
         "kind": device.type,
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
     if device.type == "cuda":
@@ -81,16 +90,23 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        found |= version_of(name)
     return found
+
+
+def version_of(package: str) -> dict[str, str]:
+    """{package: version}, or nothing where it is not installed."""
+    try:
+        return {package: metadata.version(package)}
+    except metadata.PackageNotFoundError:
+        return {}
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *arguments], check=False, cwd=ROOT, capture_output=True, text=True
+        )
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None
@@ -133,19 +149,35 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def write(document: Mapping[str, Any], folder: Path) -> Path:
-    """Write a document whole or not at all; returns where."""
-    path = path_of(document, folder)
+def write_text(text: str, path: Path) -> None:
+    """Write a file whole or not at all, in a folder that is made if need be."""
+
+    def write_to(target: Path) -> None:
+        target.write_text(text)
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_rounded(document), indent=1) + "\n"
-    write_atomic(path, lambda target: Path(target).write_text(text))
+    write_atomic(path, write_to)
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    write_text(json.dumps(_rounded(value), indent=1) + "\n", path)
+
+
+def write(document: Mapping[str, Any], folder: Path) -> Path:
+    """Write a section's document to its place; returns where.
+
+    Raises ValueError for tiny sizes among the results that count.
+    """
+    if document["tiny"] and folder.resolve() == RESULTS:
+        raise ValueError(f"tiny sizes are no results: give another folder than {folder}")
+    path = path_of(document, folder)
+    write_json(document, path)
     return path
 
 
 def read_all(folder: Path, section: str) -> list[dict[str, Any]]:
-    """Every machine's document of a section, by machine; tiny ones are left out."""
-    documents = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{section}.json"))]
-    return [document for document in documents if not document["tiny"]]
+    """Every machine's document of a section, by machine."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{section}.json"))]
 
 
 def committed(document: Mapping[str, Any]) -> dict[str, Any] | None:

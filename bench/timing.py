@@ -143,9 +143,12 @@ def measure_peaks(device: torch.device, *, tiny: bool) -> Peaks:
     gpu = device.type == "cuda"
     source = torch.randn(1 << (14 if tiny else 28 if gpu else 24), device=device)
     target = torch.empty_like(source)
-    seconds = interleave({"copy": lambda: target.copy_(source)}, device=device, rounds=rounds)
+
+    def copy() -> Tensor:
+        return target.copy_(source)
+
+    seconds = interleave({"copy": copy}, device=device, rounds=rounds)
     copied = 2 * source.nbytes / min(seconds["copy"]) / 1e9
-    del source, target
     side = 64 if tiny else 8192 if gpu else 2048
     matmul = {}
     for dtype in (torch.float32, torch.bfloat16):
