@@ -171,7 +171,7 @@ def memory(preset: str, path: str, *, tokens: int, device: torch.device) -> dict
         lines = done.stderr.strip().splitlines()
         return row | {"failed": lines[-1][:200] if lines else f"exit code {done.returncode}"}
     peak = json.loads(done.stdout.splitlines()[-1])["bytes"]
-    return row | {"peak_MB": peak / 1e6, "bytes_per_token": peak / tokens}
+    return row | {"peak_MB": peak / 1e6}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -244,7 +244,6 @@ def memory(documents: Sequence[Document]) -> str:
         ("tokens", "tokens", str),
         ("path", "path", str),
         ("peak, MB", "peak_MB", figure),
-        ("bytes a token", "bytes_per_token", figure),
         ("failed", "failed", str),
     ]
     return _each(documents, lambda d: markdown(d["rows"], columns))
