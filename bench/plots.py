@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -19,18 +18,9 @@ _SIZE, _DPI = (8.0, 4.5), 120
 _MARKERS = "osD^vP*X"
 
 
-def _save(path: Path, title: str, draw: Callable[[Axes], None]) -> Path:
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_title(title)
-    draw(axes)
-    figure.savefig(path, dpi=_DPI)
-    return path
-
-
-def roofline(axes: Axes, document: Mapping[str, Any]) -> None:
+def roofline(figure: Figure, document: Mapping[str, Any]) -> None:
     """Points are measured; the roof is what a copy and a matmul reached in the same run."""
+    axes = figure.subplots()
     rows = [row for row in document["rows"] if "TFLOP/s" in row]
     copy = document["peaks"]["copy_GB/s"] / 1e3
     intensities = [row["TFLOP/s"] / row["GB/s"] * 1e3 for row in rows]
@@ -54,8 +44,9 @@ def roofline(axes: Axes, document: Mapping[str, Any]) -> None:
     axes.legend(fontsize=7)
 
 
-def breakdown(axes: Axes, document: Mapping[str, Any]) -> None:
+def breakdown(figure: Figure, document: Mapping[str, Any]) -> None:
     """One bar for each preset and path, its parts from the largest on."""
+    axes = figure.subplots()
     bars = list(dict.fromkeys((row["preset"], row["path"]) for row in document["rows"]))
     parts = list(dict.fromkeys(row["part"] for row in document["rows"]))
     done = [0.0] * len(bars)
@@ -75,22 +66,27 @@ def breakdown(axes: Axes, document: Mapping[str, Any]) -> None:
     axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
-def attention(axes: Axes, document: Mapping[str, Any]) -> None:
-    """One line for each rival, over the lengths that it was timed at."""
-    rows = [row for row in document["rows"] if "length" in row and "us_per_call" in row]
-    series: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        fixed = {
-            k: v for k, v in row.items() if k in ("direction", "width", "dtype", "op", "head_dim")
-        }
-        name = ", ".join([str(row["rival"]), *map(str, fixed.values())])
-        series.setdefault(name, []).append((int(row["length"]), row["us_per_call"]))
-    for name, points in sorted(series.items()):
-        lengths, microseconds = zip(*sorted(points), strict=True)
-        axes.plot(lengths, microseconds, marker="o", ms=3, lw=1, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="tokens of a series", ylabel="microseconds")
-    axes.set_xscale("log", base=2)
-    axes.legend(fontsize=6)
+def attention(figure: Figure, document: Mapping[str, Any]) -> None:
+    """One panel for each direction and width of a head, one line for each rival, over the lengths timed."""
+    rows = [row for row in document["rows"] if "length" in row and "GB/s" in row]
+    panels = sorted({(row.get("direction", ""), row.get("width", 0)) for row in rows})
+    peak = document.get("peaks", {}).get("copy_GB/s")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (direction, width) in zip(grid, panels, strict=True):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            if (row.get("direction", ""), row.get("width", 0)) == (direction, width):
+                lines.setdefault(row["rival"], []).append((int(row["length"]), row["GB/s"]))
+        for rival, points in sorted(lines.items()):
+            lengths, speeds = zip(*sorted(points), strict=True)
+            axes.plot(lengths, speeds, marker="o", ms=3, lw=1, label=rival)
+        if peak is not None:
+            axes.axhline(peak, color="0.6", lw=1, ls="--", label="a copy")
+        axes.set_xscale("log", base=2)
+        axes.set_title(f"{direction}, heads of {width}", fontsize=8)
+        axes.set_xlabel("tokens of a series")
+    grid[0].set(ylabel="GB/s that must be moved", ylim=(0, None))
+    grid[-1].legend(fontsize=6)
 
 
 def _drawable(section: str, document: Mapping[str, Any]) -> bool:
@@ -98,11 +94,11 @@ def _drawable(section: str, document: Mapping[str, Any]) -> bool:
     if section == "kernels":
         return "peaks" in document and any("TFLOP/s" in row for row in rows)
     if section == "attention":
-        return any("length" in row and "us_per_call" in row for row in rows)
+        return any("length" in row and "GB/s" in row for row in rows)
     return bool(rows)
 
 
-_PLOTS: dict[str, tuple[str, str, Callable[[Axes, Mapping[str, Any]], None]]] = {
+_PLOTS: dict[str, tuple[str, str, Callable[[Figure, Mapping[str, Any]], None]]] = {
     "kernels": ("roofline.png", "What the ops reach", roofline),
     "breakdown": ("breakdown.png", "Where a training step's time goes", breakdown),
     "attention": ("attention.png", "Attention against length", attention),
@@ -116,13 +112,11 @@ def draw(results: Path) -> list[Path]:
         for document in record.read_all(results, section):
             if not _drawable(section, document):
                 continue
-            folder = record.path_of(document, results).parent
-
-            def painted(
-                axes: Axes, paint: Any = paint, document: Mapping[str, Any] = document
-            ) -> None:
-                paint(axes, document)
-
-            name = f"{title}: {document['machine']['device']}"
-            drawn.append(_save(folder / file, name, painted))
+            figure = Figure(figsize=_SIZE, layout="constrained")
+            FigureCanvasAgg(figure)
+            paint(figure, document)
+            figure.suptitle(f"{title}: {document['machine']['device']}", fontsize=10)
+            path = record.path_of(document, results).with_name(file)
+            figure.savefig(path, dpi=_DPI)
+            drawn.append(path)
     return drawn

@@ -1,6 +1,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,12 @@ from bench import gpu
 
 
 def part(code: str, **changes) -> gpu.Part:
-    settings = {"name": "a part", "section": "step", "minutes": 1.0, "command": ("-c", code)}
+    settings: dict[str, Any] = {
+        "name": "a part",
+        "section": "step",
+        "minutes": 1.0,
+        "command": ("-c", code),
+    }
     return gpu.Part(**settings | changes)
 
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,12 @@ def naive(name: str, **settings) -> Peer:
     def build(context, horizon, device):
         return lambda series: np.repeat(series[:, -1:], horizon, 1)
 
-    given = {"package": "torch", "build": build, "gives": "points", "parameters": 10}
+    given: dict[str, Any] = {
+        "package": "torch",
+        "build": build,
+        "gives": "points",
+        "parameters": 10,
+    }
     return Peer(name=name, **given | settings)
 
 

@@ -131,7 +131,7 @@ def test_plots_are_drawn_from_what_is_there(tmp_path):
     assert [path.name for path in plots.draw(tmp_path)] == ["roofline.png"]
     part = {"preset": "nano", "path": "shipped", "part": "matmul", "ms": 1.0, "share": 1.0}
     record.write(HEAD | {"section": "breakdown", "rows": [part]}, tmp_path)
-    line = {"rival": "sdpa", "length": 32, "us_per_call": 5.0}
+    line = {"rival": "sdpa", "length": 32, "width": 32, "direction": "forward", "GB/s": 5.0}
     lines = [line, line | {"length": 64}]
     record.write(HEAD | {"section": "attention", "rows": lines}, tmp_path)
     drawn = plots.draw(tmp_path)
