@@ -33,10 +33,10 @@ def _time(
     name = str(case.dtype).removeprefix("torch.")
     benchmark.group = f"{case.op} {direction} {case.shape} {name}"
     benchmark.extra_info["dtype"] = name
-    generator = torch.Generator().manual_seed(0)
-    first = case.inputs(generator, device)
+    generator = torch.Generator(device).manual_seed(0)
+    first = case.inputs(generator)
     sets = timing.copies(sum(t.nbytes for t in first), device)
-    inputs = [first] + [case.inputs(generator, device) for _ in range(1 if TINY else sets - 1)]
+    inputs = [first] + [case.inputs(generator) for _ in range(1 if TINY else sets - 1)]
     run = case.run(cases.implementation(case.op, rival), direction)
     eager = case.run(cases.implementation(case.op, "eager"), direction)
     rotating = timing.Rotation(run, inputs)

@@ -44,9 +44,9 @@ class Case:
     flop: float = 0.0
     flop_both: float = 0.0
 
-    def inputs(self, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-        """One set of inputs on the device; the trained ones want gradients."""
-        drawn = [t.to(device) for t in self.draw(generator)]
+    def inputs(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """One set of inputs on the generator's device; the trained ones want gradients."""
+        drawn = [t.to(generator.device) for t in self.draw(generator)]
         for i in self.trained:
             drawn[i].requires_grad_()
         return tuple(drawn)
@@ -81,9 +81,11 @@ def _embed(config: ModelConfig, *, series: int, tokens: int, shape: str) -> Case
     inner = 2 * config.patch + reference.FRAME_FEATURES
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        x = torch.randn(series, tokens * config.patch, generator=generator).cumsum(1)
-        x[torch.rand(x.shape, generator=generator) < 0.05] = float("nan")
-        weight = torch.randn(inner, width, generator=generator) / 8
+        x = torch.randn(
+            series, tokens * config.patch, generator=generator, device=generator.device
+        ).cumsum(1)
+        x[torch.rand(x.shape, generator=generator, device=generator.device) < 0.05] = float("nan")
+        weight = torch.randn(inner, width, generator=generator, device=generator.device) / 8
         return x, torch.zeros(series), weight
 
     flop = 2.0 * series * tokens * inner * width
@@ -111,11 +113,14 @@ def _loss(config: ModelConfig, *, series: int, tokens: int, shape: str) -> Case:
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         return (
-            torch.randn(series, tokens, rank, generator=generator),
-            torch.randn(horizon, rank, outputs, generator=generator) * rank**-0.5,
-            torch.randn(series, tokens + horizon, config.patch, generator=generator),
-            torch.randn(series, tokens, generator=generator),
-            torch.rand(series, tokens, generator=generator) + 0.5,
+            torch.randn(series, tokens, rank, generator=generator, device=generator.device),
+            torch.randn(horizon, rank, outputs, generator=generator, device=generator.device)
+            * rank**-0.5,
+            torch.randn(
+                series, tokens + horizon, config.patch, generator=generator, device=generator.device
+            ),
+            torch.randn(series, tokens, generator=generator, device=generator.device),
+            torch.rand(series, tokens, generator=generator, device=generator.device) + 0.5,
             torch.ones(series, tokens),
             torch.arange(series) % reference.MAX_STRIDE,
             torch.tensor(QUANTILES),
@@ -139,8 +144,12 @@ def _rms_norm(
     config: ModelConfig, *, series: int, tokens: int, shape: str, dtype: torch.dtype
 ) -> Case:
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        x = torch.randn(series, tokens, config.d_model, generator=generator)
-        return x.to(dtype), torch.rand(config.d_model, generator=generator) + 0.5
+        x = torch.randn(
+            series, tokens, config.d_model, generator=generator, device=generator.device
+        )
+        return x.to(dtype), torch.rand(
+            config.d_model, generator=generator, device=generator.device
+        ) + 0.5
 
     return Case(
         op="rms_norm",
@@ -157,7 +166,11 @@ def _swiglu(
     config: ModelConfig, *, series: int, tokens: int, shape: str, dtype: torch.dtype
 ) -> Case:
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        return (torch.randn(series, tokens, 2 * config.d_ff, generator=generator).to(dtype),)
+        return (
+            torch.randn(
+                series, tokens, 2 * config.d_ff, generator=generator, device=generator.device
+            ).to(dtype),
+        )
 
     return Case(
         op="swiglu",
@@ -174,7 +187,7 @@ def case(op: str, preset: str, *, tokens: int | None, device: torch.device) -> C
     """An op at a preset's width; tokens of a series: the preset's context unless given."""
     config = PRESETS[preset]
     # Tokens of a batch: enough to fill a large GPU, or to leave a CPU's caches.
-    batch = 64 if TINY else 1 << (18 if device.type == "cuda" else 13)
+    batch = 64 if TINY else 1 << (17 if device.type == "cuda" else 13)
     length = min(batch, tokens or config.context_patches)
     shape = {"series": batch // length, "tokens": length}
     name = preset if tokens is None else f"{preset} N={tokens}"

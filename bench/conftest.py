@@ -51,6 +51,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("the time box is spent")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Rivals side by side: a time box then cuts the last shapes, not the last rivals of all shapes."""
+    places: dict[tuple[Any, ...], int] = {}
+
+    def place(item: pytest.Item) -> int:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        shape = [f"{key}={value}" for key, value in params.items() if key != "rival"]
+        key = (item.path, getattr(item, "originalname", item.name), *shape)
+        return places.setdefault(key, len(places))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> bool:
     """Whether sizes are cut to what continuous integration can afford."""
@@ -75,8 +88,8 @@ def timed(
 ) -> Callable[..., Any]:
     """Time `fn` in batches of calls; return what its last call returned, to be compared with the definition's.
 
-    timed(fn, bytes_moved=..., calls=20, rounds=10, flop=0, against=None, op=None). Reported beside pytest-benchmark's
-    table, which is per batch and by the wall clock: microseconds per call (on a GPU by its own events), GB/s of the
+    timed(fn, bytes_moved=..., calls=20, rounds=10, flop=0, against=None, op=None). A batch has at most `calls` calls, and
+    fewer where a few are long enough. Reported beside pytest-benchmark's table, which is per batch and by the wall clock: microseconds per call (on a GPU by its own events), GB/s of the
     bytes that one call must read and write, TFLOP/s, both also as a share of this run's peak, and a GPU's peak memory.
     against: a rival that takes its turn in every round; `ratio` is its time over fn's, with the spread over rounds.
     op: the ratio is withheld where tests/test_<op>.py fails.
@@ -88,7 +101,10 @@ def timed(
         dtype: torch.dtype = torch.float32, against: Callable[[], Any] | None = None,
         op: str | None = None,
     ) -> Any:  # fmt: skip
-        calls, rounds = (1, 1) if TINY else (calls, rounds)
+        rounds = 1 if TINY else rounds
+        # finding out also compiles and warms up
+        mine = 1 if TINY else min(calls, timing.calls_for(fn, device))
+        yours = 1 if TINY or against is None else min(calls, timing.calls_for(against, device))
         ours: list[float] = []
         theirs: list[float] = []
         last: list[Any] = [None]
@@ -97,19 +113,15 @@ def timed(
             last[0] = fn()
 
         def batch() -> None:
-            ours.append(timing.batch_seconds(keep, calls, device))
+            ours.append(timing.batch_seconds(keep, mine, device))
 
         def rival() -> None:
             if against is not None:
-                theirs.append(timing.batch_seconds(against, calls, device))
+                theirs.append(timing.batch_seconds(against, yours, device))
 
-        if against is not None and not TINY:
-            # the compiler's time is no part of a round
-            against()
-        benchmark.pedantic(batch, setup=rival, rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(batch, setup=rival, rounds=rounds)
         # None under --benchmark-disable
         if benchmark.stats:
-            ours, theirs = ours[-rounds:], theirs[-rounds:]
             peaks = request.getfixturevalue("peaks")
             seconds = sorted(ours)[len(ours) // 2]
             benchmark.extra_info |= {
