@@ -58,9 +58,9 @@ def _time(
             torch.testing.assert_close(ours, truth, rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("preset", _PRESETS)
 @pytest.mark.parametrize("direction", cases.DIRECTIONS)
 @pytest.mark.parametrize(("op", "rival"), _contests(cases.OPS))
+@pytest.mark.parametrize("preset", _PRESETS)
 def bench_op(
     benchmark: BenchmarkFixture, timed: Callable[..., Any], device: torch.device,
     op: str, rival: str, direction: str, preset: str,

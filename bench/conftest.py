@@ -3,7 +3,7 @@
 pytest bench --benchmark-only                              full size
 pytest bench --benchmark-only --compare                    and fail where a ratio fell below the last committed one
 pytest bench --benchmark-only --save bench/results         and write bench/results/MACHINE/SECTION.json
-pytest bench --benchmark-only --minutes 3                  and skip what is left after three minutes
+pytest bench --benchmark-only --minutes 3                  and skip what is left of a file after three minutes
 TINYTSM_BENCH_TINY=1 pytest bench --benchmark-disable      small and once: proves that they still run
 
 The results file is rewritten after every benchmark, so a run that is cut short keeps what it has.
@@ -24,7 +24,7 @@ from bench import record, timing, verify
 from bench.record import TINY
 
 _PARTS = pytest.StashKey[dict[str, dict[str, Any]]]()
-_DEADLINE = pytest.StashKey[float]()
+_BEGAN = pytest.StashKey[dict[Path, float]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,20 +35,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail where a ratio fell below the last committed one",
     )
     group.addoption("--save", type=Path, metavar="DIR", help="write DIR/MACHINE/SECTION.json")
-    group.addoption("--minutes", type=float, default=0.0, help="skip what is left after this long")
+    group.addoption(
+        "--minutes", type=float, default=0.0, help="skip what is left of a file after this"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--compare") and TINY:
         raise pytest.UsageError("--compare needs full sizes: unset TINYTSM_BENCH_TINY")
     config.stash[_PARTS] = {}
-    minutes = config.getoption("--minutes")
-    config.stash[_DEADLINE] = time.monotonic() + 60 * minutes if minutes else float("inf")
+    config.stash[_BEGAN] = {}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if time.monotonic() > item.config.stash[_DEADLINE]:
-        pytest.skip("the time box is spent")
+    began = item.config.stash[_BEGAN].setdefault(item.path, time.monotonic())
+    box = 60 * item.config.getoption("--minutes")
+    if box and time.monotonic() > began + box:
+        pytest.skip("the file's time box is spent")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
