@@ -82,7 +82,7 @@ def bench_mixture(benchmark: BenchmarkFixture, variates: int) -> None:
 
 
 def calls_per_series() -> np.ndarray:
-    """(families,) how often each is called to make one series of one variate, mixup included; from the tables."""
+    """(families,) how often each is called to make one long series of one variate, mixup included; from the tables."""
     m = mixture
     weight = np.diff(m.CUMULATIVE, axis=1, prepend=0.0)
     weight /= weight.sum(1, keepdims=True)
@@ -93,7 +93,9 @@ def calls_per_series() -> np.ndarray:
     composite += m.PLAIN_NOISE_SHARE * weight[m.NOISE]
     # Seven in ten of the parts that wander are processes: generator._composite
     composite += other * (0.7 * weight[m.PROCESS] + 0.3 * weight[m.SPECTRAL])
-    lane = m.COMPOSITE_SHARE * composite + (1 - m.COMPOSITE_SHARE) * weight[m.WHOLE]
+    # Of LENGTH steps and more none is drawn as short
+    share = m.COMPOSITE_SHARES[0]
+    lane = share * composite + (1 - share) * weight[m.WHOLE]
     # One parent in seven of ten mixups, else two
     return lane * (1 + m.MIXUP_SHARE * 1.3)
 

@@ -1,7 +1,7 @@
 """Other generators of made-up series, for bench_synth: each a function of a seed that returns (N, T) float64.
 
 KernelSynth (Chronos, arXiv 2403.07815, section 4.2) as its authors run it, through scikit-learn's Gaussian processes, and
-once more with nothing but a Cholesky factor; GluonTS' recipes; and one recipe, three sines with a trend and noise, in
+once more with nothing but NumPy; GluonTS' recipes; and one recipe, three sines with a trend and noise, in
 vectorised NumPy and jitted in SynthTS' manner.
 """
 
@@ -13,13 +13,12 @@ from typing import Any
 import numba
 import numpy as np
 
+from tinytsm.rivals import kernel_synth
 from tinytsm.synth import philox
 
 _MOST_KERNELS = 5
 # Cycles in steps, as in the paper's table of kernels
 _CYCLES = (24, 48, 96, 168, 336, 672, 7, 14, 30, 60, 365, 730, 4, 26, 52, 6, 12, 40, 10)
-# Added to the diagonal so that smooth kernels have a Cholesky factor
-_JITTER = 1e-6
 
 
 def _sklearn_bank(length: int) -> list[Any]:
@@ -56,29 +55,8 @@ def kernelsynth_sklearn(seed: int, *, items: int, length: int) -> np.ndarray:
 
 
 def kernelsynth_cholesky(seed: int, *, items: int, length: int) -> np.ndarray:
-    """(N, T): the same algorithm over a smaller bank, as fast as NumPy alone makes it."""
-    rng = np.random.default_rng(seed)
-    x = np.linspace(0.0, 1.0, length)
-    lag = np.abs(np.subtract.outer(x, x))
-    out = np.empty((items, length))
-    for row in out:
-        total = np.ones((length, length))
-        for place in range(rng.integers(1, _MOST_KERNELS + 1)):
-            kind = rng.integers(4)
-            if kind == 0:
-                cycle = rng.choice(_CYCLES) / length
-                covariance = np.exp(-2.0 * np.sin(math.pi * lag / cycle) ** 2)
-            elif kind == 1:
-                covariance = np.exp(-0.5 * (lag / rng.choice((0.1, 1.0, 10.0))) ** 2)
-            elif kind == 2:
-                covariance = np.outer(x, x) + rng.choice((0.0, 1.0, 10.0)) ** 2
-            else:
-                alpha = rng.choice((0.1, 1.0, 10.0))
-                covariance = (1.0 + 0.5 * lag * lag / alpha) ** -alpha
-            total = total + covariance if place and rng.random() < 0.5 else total * covariance
-        total[np.diag_indices(length)] += _JITTER * total.diagonal().max()
-        row[:] = np.linalg.cholesky(total) @ rng.standard_normal(length)
-    return out
+    """(N, T): the same algorithm with nothing but NumPy and a Cholesky factor: `tinytsm diversity`'s rival."""
+    return np.stack([kernel_synth(seed, index, length) for index in range(items)])
 
 
 def gluonts_recipe(seed: int, *, items: int, length: int) -> np.ndarray:

@@ -5,6 +5,7 @@
     cat load.csv | tinytsm forecast - --horizon 48 --quantiles .05,.5,.95 --json | jq .series[0]
     tinytsm train --preset nano --max-seconds 600                  train a model into runs/
     tinytsm evaluate --pack DIR --model runs/nano                  score it
+    tinytsm diversity --pack DIR                                   how much of it the generator reaches
     tinytsm synth --out series.parquet --items 100000              write made-up series
     tinytsm doctor                                                 what this machine has, and what is used
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 _FORWARDED = {
     "train": ("tinytsm.train", "train a model on made-up series (tinytsm train --help)"),
     "evaluate": ("tinytsm.evaluate", "score a model on a pack of series (tinytsm evaluate --help)"),
+    "diversity": (
+        "tinytsm.diversity",
+        "how much of real data the generator reaches (tinytsm diversity --help)",
+    ),
     "synth": ("tinytsm.synthesize", "write made-up series to a file (tinytsm synth --help)"),
     "doctor": ("tinytsm.doctor", "what this machine has, and what is used (tinytsm doctor --help)"),
 }

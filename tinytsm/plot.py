@@ -112,7 +112,7 @@ def fan_chart(path: str | Path, panels: Sequence[Panel], *, last: int | None = N
         figure.suptitle(
             f"the first {len(shown)} of {len(panels):,} series", fontsize=9, color=_TEXT
         )
-    _save(figure, Path(path))
+    save(figure, Path(path))
     return len(shown)
 
 
@@ -260,7 +260,7 @@ def loss_curve(log: str | Path, path: str | Path, *, title: str = "training loss
         _dress(one)
         one.margins(x=0.01)
     grid[-1].set_xlabel("step", color=_TEXT)
-    _save(figure, Path(path))
+    save(figure, Path(path))
 
 
 def _read_log(log: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -307,8 +307,9 @@ def _short_number(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path, *, dpi: int = _DPI) -> None:
+    """Write a figure to .png, .svg or .pdf, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DPI))
+    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=dpi))
