@@ -185,7 +185,11 @@ def test_without_numba_the_items_are_the_same(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"
         "from tinytsm.synth import generator\n"
-        "items = [generator.sample(7, i, 60, 1 + i % 3).ravel() for i in range(6)]\n"
+        "from tinytsm.synth import mixture, philox\n"
+        "purpose = generator._FIRST_LANE + generator._FINISH\n"
+        "mixed = [i for i in range(50) if philox.uniform(philox.stream(7, i, purpose)) < mixture.MIXUP_SHARE]\n"
+        "assert len(mixed) > 2\n"
+        "items = [generator.sample(7, i, 60, 1 + i % 3).ravel() for i in [*range(6), *mixed[:3]]]\n"
         "names = [n for n in generator.families() if not n.startswith(('chaos', 'spectral'))]\n"
         "items += [generator.sample_family(name, 7, 1, 40) for name in names]\n"
         "np.save(sys.argv[1], np.concatenate(items))\n"
