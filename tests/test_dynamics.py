@@ -454,7 +454,8 @@ def test_heteroskedastic_scale_has_one_of_its_four_forms() -> None:
 
 def test_variance_of_a_walk_grows_with_time_and_of_a_double_sum_with_its_cube() -> None:
     length = 1600
-    once, twice = [], []
+    once: list[np.ndarray] = []
+    twice: list[np.ndarray] = []
     for index in range(3000):
         rng = stream(index)
         if philox.bernoulli(rng, 0.6):

@@ -17,7 +17,6 @@ import concurrent.futures
 import dataclasses
 import fnmatch
 import functools
-import importlib
 import itertools
 import json
 import os
@@ -310,7 +309,8 @@ def _show(args: argparse.Namespace, families: tuple[str, ...]) -> int:
     if len(families) > 1:
         raise InputError(f"--show draws one family or all, got {len(families)}: name one, or none")
     # Drawing needs matplotlib, writing does not
-    gallery = importlib.import_module("tinytsm.gallery")
+    from tinytsm import gallery
+
     gallery.draw(args.show, seed=args.seed, family=families[0] if families else None)
     print(f"wrote {args.show}", file=sys.stderr)
     return 0
