@@ -23,10 +23,11 @@ Pair = tuple[str, np.ndarray, np.ndarray]
 _INK, _REAL, _MADE, _MISSED = "#30343b", "#1f6fb4", "#b9bec7", "#c8452f"
 _DPI = 100
 _COLUMNS = 4
-_LENGTH = 512
+# draws of each family where all are drawn, families to a row, steps, dots per inch: a small file
+_DRAWS, _ABREAST, _LENGTH, _SMALL_DPI = 2, 3, 160, 60
 # the mixture's grid shows what training sees: mostly long windows, some short records
 _LENGTHS = (512, 512, 120, 2048, 512, 40, 1024, 256)
-_MIXTURE_ROWS, _FAMILY_ROWS = 12, 5
+_MIXTURE_ROWS, _FAMILY_ROWS = 9, 5
 _MOST_PAIRS = 12
 
 
@@ -48,27 +49,32 @@ def draw(path: Path, *, seed: int = 0, family: str | None = None) -> None:
     if family is None:
         for index in range(_MIXTURE_ROWS * _COLUMNS):
             length = _LENGTHS[index % len(_LENGTHS)]
-            series.append((f"item {index}", generator.sample(seed, index, length)[0]))
+            series.append(
+                (f"item {index}, {length} steps", generator.sample(seed, index, length)[0])
+            )
     elif family == "all":
         for name in names:
-            for index in range(_COLUMNS):
+            for index in range(_DRAWS):
                 series.append((name, generator.sample_family(name, seed, index, _LENGTH)))
     else:
         for index in range(_FAMILY_ROWS * _COLUMNS):
             length = _LENGTHS[index % len(_LENGTHS)]
             x = generator.sample_family(family, seed, index, length)
             series.append((f"{family}, {length} steps", x))
-    figure, panels = _grid(len(series), _COLUMNS, height=0.8 if family == "all" else 1.0)
+    if family == "all":
+        figure, panels = _grid(len(series), _ABREAST * _DRAWS, width=1.7, height=0.66)
+    else:
+        figure, panels = _grid(len(series), _COLUMNS)
     for axes, (title, x) in zip(panels, series, strict=False):
         _line(axes, x, _INK, title)
-    plot.save(figure, path, dpi=_DPI)
+    plot.save(figure, path, dpi=_DPI if family != "all" else _SMALL_DPI)
 
 
 def misses(path: Path, pairs: Sequence[Pair], *, title: str) -> None:
     """Draw the first pairs: a real series in blue, below it the made-up series nearest to it."""
     require()
     pairs = pairs[:_MOST_PAIRS]
-    figure, panels = _grid(2 * _COLUMNS * -(-len(pairs) // _COLUMNS), _COLUMNS, height=1.2)
+    figure, panels = _grid(2 * _COLUMNS * -(-len(pairs) // _COLUMNS), _COLUMNS)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     for number, (name, real, made) in enumerate(pairs):
         row, column = divmod(number, _COLUMNS)
@@ -116,18 +122,18 @@ def feature_map(
     plot.save(figure, path, dpi=_DPI)
 
 
-def _grid(count: int, columns: int, *, height: float) -> tuple["Figure", list["Axes"]]:
-    """A figure of small panels without axes, row by row; `height` in inches."""
+def _grid(
+    count: int, columns: int, *, width: float = 2.6, height: float = 1.0
+) -> tuple["Figure", list["Axes"]]:
+    """A figure of small panels without axes, row by row; a panel's width and height in inches."""
     from matplotlib.figure import Figure
 
     rows = -(-count // columns)
-    figure = Figure(
-        figsize=(2.6 * columns, height * rows + 0.3),
-        dpi=_DPI,
-        layout="constrained",
-        facecolor="white",
-    )
+    figure = Figure(figsize=(width * columns, height * rows + 0.4), dpi=_DPI, facecolor="white")
     panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    # by hand: a constrained layout of two hundred panels takes minutes
+    edge = 0.3 / (height * rows + 0.4)
+    figure.subplots_adjust(0.01, edge / 3, 0.99, 1 - edge, wspace=0.06, hspace=0.35)
     for axes in panels:
         axes.set_axis_off()
     return figure, panels
