@@ -30,7 +30,7 @@ TOP_LEVEL = {
 }
 LINKED = ("kernels", "synth")
 # Modules that hold a command; all others are library code, which never prints.
-COMMANDS = {"__main__", "cli", "doctor", "evaluate", "gate", "study", "train"}
+COMMANDS = {"__main__", "cli", "doctor", "evaluate", "export", "gate", "study", "train"}
 MAX_LINES = 500
 
 PACKAGE = sorted(
