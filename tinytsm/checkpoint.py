@@ -105,7 +105,7 @@ def _write_tensors(
     if len(shards) == 1:
         save_file(shards[0], folder / f"{stem}.safetensors")
         return
-    places = {}
+    places: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / name)
