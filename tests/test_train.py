@@ -272,9 +272,8 @@ def test_muon_takes_the_steps_of_torch() -> None:
     shapes = [(8, 8), (24, 8), (8, 24), (24, 8)]
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
-    settings = {"lr": 0.01, "weight_decay": 0.1}
-    reference = torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
-    optimizer = Muon(ours, **settings)
+    reference = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizer = Muon(ours, lr=0.01, weight_decay=0.1)
     for _ in range(3):
         for p, q in zip(ours, theirs, strict=True):
             p.grad = q.grad = torch.randn(p.shape, generator=generator)

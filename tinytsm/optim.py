@@ -52,14 +52,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Parameter]] = defaultdict(list)
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     alike[p.shape].append(p)
             for shape, matrices in alike.items():
-                grads = [p.grad for p in matrices]
+                grads = [p.grad for p in matrices if p.grad is not None]
                 for p in matrices:
                     self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
                 momenta = [self.state[p]["momentum_buffer"] for p in matrices]
