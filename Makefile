@@ -9,6 +9,8 @@ MINUTES ?= 10
 PRESET ?= nano
 FLAGS ?=
 RUN ?= runs/$(PRESET)
+# Each piece of a GPU run is a process of its own, this old at most.
+PIECE_SECONDS ?= 540
 SERIES ?= docs/examples/airline.csv
 HORIZON ?= 36
 
@@ -21,13 +23,14 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 FORECAST = $(RUN)/$(basename $(notdir $(SERIES)))_forecast
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench bench-cpu bench-gpu bench-peers gate clean
+.PHONY: help train train-gpu test lint bench bench-cpu bench-gpu bench-peers gate clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo "make train MINUTES=60                     a longer run (default $(MINUTES))"
 	@echo "make train PRESET=mini                    a larger model (default $(PRESET); nano, mini, tiny)"
+	@echo "make train-gpu MINUTES=25 PRESET=tiny     the 23M model on one GPU, released into runs/tiny/release"
 	@echo "make train FLAGS='--device cuda --seed 1' any flag of python -m tinytsm.train --help"
 	@echo "make train SERIES=my.csv HORIZON=24       forecast another series at the end"
 	@echo "make PYTHON=python3.12 test               another Python, at least 3.11, for a new $(VENV)"
@@ -38,6 +41,16 @@ train: $(VENV)/.train  ## train on synthetic series, forecast a real one, draw i
 	$(BIN)/tinytsm forecast $(SERIES) --model $(RUN) --horizon $(HORIZON) \
 	  --output $(FORECAST).csv --plot $(FORECAST).png
 	@echo "Forecast: $(FORECAST).csv, fan chart: $(FORECAST).png, loss curve and log: $(RUN)/"
+
+train-gpu: $(VENV)/.train  ## train in pieces that survive a lost machine, then export: MINUTES=25 PRESET=tiny
+	@while :; do \
+	  resume=; if ls $(RUN)/checkpoints/step-* >/dev/null 2>&1; then resume=--resume; fi; \
+	  $(BIN)/python -m tinytsm.train --preset $(PRESET) --compile --device cuda --batch-tokens 65536 \
+	    --max-seconds "$$($(BIN)/python -c 'print(60 * $(MINUTES))')" --piece-seconds $(PIECE_SECONDS) \
+	    --save-seconds 60 --eval-seconds 60 --out $(RUN) $$resume $(FLAGS); \
+	  s=$$?; [ $$s -eq 75 ] || break; \
+	done; [ $$s -eq 0 ] || exit $$s
+	$(BIN)/tinytsm export $(RUN) $(RUN)/release --dtype bfloat16
 
 test: lint  ## style, types and the whole test suite, as continuous integration runs it
 	$(BIN)/python -m pytest

@@ -31,8 +31,9 @@ from tinytsm.config import PRESETS, TOKEN_MULTIPLE, TrainConfig
 from tinytsm.data import Batch
 from tinytsm.kernels import reference
 from tinytsm.model import Model
+from tinytsm.ops import pick_precision
 from tinytsm.optim import Optimizer
-from tinytsm.trainer import World, batch_loss, pick_precision
+from tinytsm.trainer import World, batch_loss
 
 PATHS = ("definitions", "shipped", "compiled")
 # First match names the work; what an op or a kernel is called differs by library, so these are broad.

@@ -43,6 +43,43 @@ def test_half_precision_weights_load(saved: Path) -> None:
     assert all(p.dtype == torch.float32 for p in checkpoint.load_model(saved).parameters())
 
 
+def test_shards_come_back_and_stay_small(tmp_path: Path) -> None:
+    weights = Model(SMALL, torch.Generator().manual_seed(1)).state_dict()
+    limit = 64 << 10
+    folder = checkpoint.save(tmp_path / "model", SMALL, weights, max_shard=limit)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2 and not (folder / "model.safetensors").exists()
+    # the head is larger than a shard and has one of its own
+    large = [file for file in shards if file.stat().st_size > limit + 4096]
+    assert [list(load_file(file)) for file in large] == [["head"]]
+    loaded = checkpoint.load_model(folder).state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
+    TinyTSM.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("lost", "cannot read .*model-00002-of"),
+        ("swapped", "and its shards disagree about"),
+        ("outside", "must map each tensor to a file beside it"),
+    ],
+)
+def test_damaged_shards_are_named(tmp_path: Path, damage: str, message: str) -> None:
+    weights = Model(SMALL).state_dict()
+    folder = checkpoint.save(tmp_path / "model", SMALL, weights, max_shard=64 << 10)
+    first, second, *_ = sorted(folder.glob("model-*.safetensors"))
+    if damage == "lost":
+        second.unlink()
+    elif damage == "swapped":
+        shutil.copy(first, second)
+    else:
+        index = folder / "model.safetensors.index.json"
+        index.write_text(index.read_text().replace(second.name, f"../{second.name}"))
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_model(folder)
+
+
 def test_a_run_stands_for_its_newest_checkpoint_and_keeps_few(tmp_path: Path) -> None:
     for step in (5, 20, 100):
         save_step(tmp_path, step)

@@ -31,7 +31,8 @@ TOP_LEVEL = {
 LINKED = ("kernels", "synth")
 # Modules that hold a command; all others are library code, which never prints.
 COMMANDS = {
-    "__main__", "cli", "diversity", "doctor", "evaluate", "gate", "study", "synthesize", "train",
+    "__main__", "cli", "diversity", "doctor", "evaluate", "export", "gate", "study", "synthesize",
+    "train",
 }  # fmt: skip
 MAX_LINES = 500
 

@@ -22,7 +22,7 @@ from tinytsm import checkpoint, train
 from tinytsm.config import ModelConfig, TrainConfig
 from tinytsm.data import Batch, Plan
 from tinytsm.model import Model
-from tinytsm.optim import Clock, Optimizer, split_parameters
+from tinytsm.optim import Clock, Muon, Optimizer, split_parameters
 from tinytsm.trainer import Trainer, TrainingError, World, find_compiler
 
 ROOT = Path(__file__).parent.parent
@@ -30,11 +30,13 @@ CPU = torch.device("cpu")
 MODEL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=16, horizon_patches=4
 )
-SMALL: dict[str, Any] = {"batch_tokens": 256, "threads": 1, "warmup_steps": 2, "log_steps": 1}
+SMALL: dict[str, Any] = {
+    "batch_tokens": 256, "threads": 1, "warmup_steps": 2, "log_steps": 1, "eval_seconds": 0.0,
+}  # fmt: skip
 FLAGS = [
     *("--d-model", "32", "--n-heads", "2", "--d-ff", "64", "--n-layers", "3", "--head-rank", "16"),
     *("--context-patches", "16", "--horizon-patches", "4", "--batch-tokens", "256"),
-    *("--threads", "1", "--warmup-steps", "2", "--log-steps", "1"),
+    *("--threads", "1", "--warmup-steps", "2", "--log-steps", "1", "--eval-seconds", "0"),
 ]
 
 
@@ -169,6 +171,47 @@ def test_init_from_takes_the_weights_and_the_next_items(tmp_path: Path, whole_ru
     assert other.next_batch == 0
 
 
+@pytest.mark.parametrize("damaged", ["state.json", "training.safetensors"])
+@pytest.mark.parametrize("how", ["lost", "cut"])
+def test_a_damaged_training_state_is_no_release(
+    tmp_path: Path, whole_run: Path, damaged: str, how: str
+) -> None:
+    shutil.copytree(checkpoint.resolve(whole_run), tmp_path / "copy")
+    file = tmp_path / "copy" / damaged
+    if how == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(checkpoint.CheckpointError, match=damaged):
+        make_trainer(tmp_path / "new").init_from(tmp_path / "copy")
+
+
+def test_a_branch_equals_a_run_that_was_longer_from_the_start(
+    tmp_path: Path, whole_run: Path
+) -> None:
+    state = json.loads((whole_run / "before_decay" / "state.json").read_text())
+    assert state["step"] == 13 and state["decay_start"] is None
+    longer, branch = tmp_path / "longer", tmp_path / "branch"
+    subprocess.run(command("--steps", "20", "--out", str(longer)), cwd=ROOT, check=True)
+    flags = ["--branch-from", str(whole_run), "--out", str(branch), "--steps", "20"]
+    assert train.main(flags) == 0
+    assert_same_weights(longer, branch)
+    # a run that has decayed without keeping a checkpoint has nothing to branch from
+    shutil.rmtree(longer / "before_decay")
+    with pytest.raises(checkpoint.CheckpointError, match="kept no checkpoint from before it"):
+        checkpoint.before_decay(longer)
+
+
+def test_pieces_make_the_run_that_was_never_stopped(tmp_path: Path, whole_run: Path) -> None:
+    out = tmp_path / "run"
+    # over before the first step is done, every time
+    assert train.main([*FLAGS, "--steps", "16", "--out", str(out), "--piece-seconds", "0"]) == 75
+    assert json.loads((checkpoint.resolve(out) / "state.json").read_text())["step"] == 1
+    assert train.main(["--resume", "--out", str(out), "--piece-seconds", "0"]) == 75
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert_same_weights(out, whole_run)
+
+
 def test_a_release_can_be_trained_on(tmp_path: Path, whole_run: Path) -> None:
     folder = checkpoint.resolve(whole_run)
     release = tmp_path / "release"
@@ -222,6 +265,23 @@ def test_every_weight_has_one_optimizer() -> None:
         optimizer = Optimizer(model, TrainConfig(optimizer=name))
         owned = [p for o in optimizer.parts for g in o.param_groups for p in g["params"]]
         assert len(owned) == len(set(owned)) == len(list(model.parameters()))
+
+
+def test_muon_takes_the_steps_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 8), (24, 8), (8, 24), (24, 8)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    reference = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizer = Muon(ours, lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = q.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+        reference.step()
+    for p, q, first in zip(ours, theirs, start, strict=True):
+        # products in bfloat16, in another order
+        assert (p - q).norm() < 1e-2 * (q - first).norm()
 
 
 # -- several processes
@@ -362,7 +422,7 @@ def test_starting_and_resuming_are_checked(
     assert "holds a run already: --resume it" in refused(capsys, "--out", str(whole_run))
     assert "nothing to resume in" in refused(capsys, "--resume", "--out", str(tmp_path))
     text = refused(capsys, "--resume", "--out", str(whole_run), "--d-model", "64")
-    assert "a resumed run keeps its model; drop --d-model" in text
+    assert "a run that goes on keeps its model; drop --d-model" in text
     assert "no checkpoint at" in refused(
         capsys, "--init-from", str(tmp_path), "--out", str(tmp_path)
     )

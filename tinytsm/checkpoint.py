@@ -5,7 +5,11 @@
     training.safetensors   raw weights and optimizer state (absent in a release)
     state.json             step, batch, clock, settings, versions (absent in a release)
 
-A run keeps its newest checkpoints under `checkpoints/`; its folder may be given wherever a checkpoint is wanted.
+Tensors that do not fit in one file of MAX_SHARD bytes lie in several, model-00001-of-00003.safetensors and so on, with
+model.safetensors.index.json to say which tensor lies where (the layout of the Hugging Face hub).
+
+A run keeps its newest checkpoints under `checkpoints/`, and one from before its learning rate fell under
+`before_decay/`; its folder may be given wherever a checkpoint is wanted.
 """
 
 import dataclasses
@@ -24,6 +28,9 @@ from tinytsm.config import ModelConfig, from_dict
 from tinytsm.model import Model
 
 FORMAT = 1
+# Bytes of a file of tensors: what git hosts and code review take without special means.
+MAX_SHARD = 15 << 20
+BEFORE_DECAY = "before_decay"
 _KEEP = 2
 # What a run needs to go on.
 _STATE = {"step", "next_batch", "seconds", "decay_start", "skipped", "mixture", "train"}
@@ -54,13 +61,58 @@ def _read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not JSON: {error}") from None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_shard(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"cannot read {path}: No such file or directory") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """The tensors of one file, or of the shards that its index names."""
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.exists():
+        return _read_shard(folder / f"{stem}.safetensors")
+    content = _read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    ):
+        raise CheckpointError(f"{index} must map each tensor to a file beside it in weight_map")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        tensors |= _read_shard(folder / name)
+    if tensors.keys() != places.keys():
+        wrong = sorted(tensors.keys() ^ places.keys())
+        raise CheckpointError(f"{index} and its shards disagree about {', '.join(wrong[:3])}")
+    return tensors
+
+
+def _write_tensors(
+    folder: Path, stem: str, tensors: dict[str, Tensor], max_shard: int = MAX_SHARD
+) -> None:
+    """One file, or shards of at most `max_shard` bytes of tensors with an index; one tensor is never cut."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = max_shard
+    for name, tensor in tensors.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append({})
+            room = max_shard
+        shards[-1][name] = tensor.detach().cpu().contiguous()
+        room -= tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / f"{stem}.safetensors")
+        return
+    places: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / name)
+        places |= dict.fromkeys(shard, name)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    _write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def save(
@@ -70,21 +122,24 @@ def save(
     *,
     training: dict[str, Tensor] | None = None,
     state: dict[str, Any] | None = None,
+    card: dict[str, Any] | None = None,
+    max_shard: int = MAX_SHARD,
 ) -> Path:
-    """Write one checkpoint folder atomically: it appears complete, or not at all. Returns its path."""
+    """Write one checkpoint folder atomically: it appears complete, or not at all. Returns its path.
+
+    card: where a release comes from, written as card.json. max_shard: bytes of tensors in one file, at most.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     _write_json(scratch / "config.json", {"format": FORMAT, "model": dataclasses.asdict(config)})
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in weights.items()},
-        scratch / "model.safetensors",
-    )
+    _write_tensors(scratch, "model", weights, max_shard)
     if training is not None:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in training.items()}
-        save_file(tensors, scratch / "training.safetensors")
+        _write_tensors(scratch, "training", training, max_shard)
         _write_json(scratch / "state.json", state)
+    if card is not None:
+        _write_json(scratch / "card.json", card)
     for path in scratch.iterdir():
         _sync(path)
     if folder.exists():
@@ -181,11 +236,29 @@ def load_model(path: str | Path) -> Model:
     folder = resolve(path)
     config = load_config(folder)
     model = Model(config)
-    source = folder / "model.safetensors"
-    weights = _read_tensors(source)
-    check_weights(model, weights, source)
+    weights = _read_tensors(folder, "model")
+    check_weights(model, weights, folder / "model.safetensors")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.requires_grad_(False).eval()
+
+
+def is_release(path: str | Path) -> bool:
+    """Whether a checkpoint was made without a training state, rather than having lost a part of it."""
+    folder = resolve(path)
+    return not (folder / "state.json").exists() and not any(folder.glob("training*"))
+
+
+def before_decay(run: Path) -> Path:
+    """The newest checkpoint of a run whose learning rate had not begun to fall. Raises CheckpointError."""
+    kept = run / BEFORE_DECAY
+    if (kept / "config.json").is_file():
+        return kept
+    folder = resolve(run)
+    if _read_json(folder / "state.json").get("decay_start") is not None:
+        raise CheckpointError(
+            f"{run} has begun its decay and kept no checkpoint from before it; use --init-from for its weights alone"
+        )
+    return folder
 
 
 def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -197,8 +270,8 @@ def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor
     if missing := sorted(_STATE - state.keys()):
         raise CheckpointError(f"{folder / 'state.json'} lacks {', '.join(missing)}")
     return (
-        _read_tensors(folder / "model.safetensors"),
-        _read_tensors(folder / "training.safetensors"),
+        _read_tensors(folder, "model"),
+        _read_tensors(folder, "training"),
         state,
     )
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # these read their own flags; the rest of the command line is theirs
 _FORWARDED = {
     "train": ("tinytsm.train", "train a model on made-up series (tinytsm train --help)"),
+    "export": ("tinytsm.export", "make a release of a run (tinytsm export --help)"),
     "evaluate": ("tinytsm.evaluate", "score a model on a pack of series (tinytsm evaluate --help)"),
     "study": ("tinytsm.study", "questions about a model, answered (tinytsm study --help)"),
     "synth": ("tinytsm.synthesize", "write made-up series to a file (tinytsm synth --help)"),
@@ -285,7 +286,7 @@ def _find_model(path: str | None) -> Path:
         (
             (weights.stat().st_mtime, run)
             for run in Path("runs").glob("[!.]*")
-            for weights in run.glob("**/model.safetensors")
+            for weights in run.glob("**/model*.safetensors")
         ),
         default=None,
     )

@@ -9,6 +9,8 @@ from typing import Any
 QUANTILES: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Time and feature blocks alternate in this order.
 LAYER_PATTERN = ("time", "time", "feature")
+# Runs have seeds below this one, which is the held-out set's.
+HELD_OUT_SEED = 1 << 31
 # The coarse-grid loss evaluates the farthest octaves at every 16th token.
 TOKEN_MULTIPLE = 16
 
@@ -113,7 +115,7 @@ class TrainConfig:
     mask_share: float = _setting(0.5, "share of items with runs of patches hidden from the input")
     multivariate_share: float = _setting(0.15, "share of steps on items of several variates")
     short_share: float = _setting(0.2, "share of steps on short contexts")
-    workers: int = _setting(1, "generator threads")
+    workers: int = _setting(0, "generator threads; 0 takes one on CPU and most cores beside a GPU")
     prefetch: int = _setting(4, "batches generated ahead, at most, by each worker")
     threads: int = _setting(0, "compute threads on CPU; 0 takes every core")
     compile: bool = _setting(False, "compile the blocks and the loss (needs a C++ compiler on CPU)")
@@ -128,17 +130,22 @@ class TrainConfig:
     device: str = _setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     save_seconds: float = _setting(120.0, "seconds between checkpoints")
     log_steps: int = _setting(10, "steps between rows of the log")
+    eval_seconds: float = _setting(
+        300.0, "seconds between scores of the averaged weights on held-out series; 0 for none"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_tokens", "workers", "prefetch", "log_steps"):
+        for name in ("steps", "batch_tokens", "prefetch", "log_steps"):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             "max_seconds",
             "weight_decay",
             "warmup_steps",
             "seed",
+            "workers",
             "threads",
             "save_seconds",
+            "eval_seconds",
         ):
             _require(
                 getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}"

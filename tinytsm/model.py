@@ -176,8 +176,11 @@ class Model(nn.Module):
         return mean, loc[:, None, None] + scale[:, None, None] * quantiles
 
     def compile_parts(self) -> None:
-        """Compile the embedding, each block and the loss on their own: blocks of a kind share their code."""
-        self.embedding.compile()
+        """Compile the embedding, each block and the loss on their own: blocks of a kind share their code.
+
+        Shapes are fixed, because there are few of them and code for any shape is slower.
+        """
+        self.embedding.compile(dynamic=False)
         for block in self.blocks:
-            block.compile()
-        self.loss = torch.compile(self.loss)  # type: ignore[method-assign]
+            block.compile(dynamic=False)
+        self.loss = torch.compile(self.loss, dynamic=False)  # type: ignore[method-assign]

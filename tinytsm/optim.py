@@ -1,6 +1,7 @@
 """Optimizer and schedule: Muon with AdamW, warm-up, stable, decay."""
 
 import time
+from collections import defaultdict
 
 import torch
 from torch import Tensor
@@ -26,6 +27,51 @@ def split_parameters(
     return hidden, matrices, gains
 
 
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Each matrix with its singular values brought near 1, in bfloat16; rows and columns are not told apart.
+
+    matrices: (M, A, B). Five Newton-Schulz steps of fifth order (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose steps are orthogonalised; all matrices of a shape at once, torch.optim.Muon takes them one by one.
+
+    Steps have the size that AdamW's have (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one learning rate serves both.
+    """
+
+    def __init__(self, matrices: list[Parameter], *, lr: float, weight_decay: float):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for shape, matrices in alike.items():
+                grads = [p.grad for p in matrices if p.grad is not None]
+                for p in matrices:
+                    self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+                torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+                # Nesterov's look ahead
+                ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
+                update = orthogonalised(torch.stack(ahead)).float()
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                size = -0.2 * max(shape) ** 0.5 * group["lr"]
+                torch._foreach_add_(matrices, update.unbind(), alpha=size)
+
+
 class Optimizer:
     """Muon for the blocks' matrices and AdamW for the rest, or AdamW for all; state addressed by parameter name."""
 
@@ -44,14 +90,7 @@ class Optimizer:
             torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=fused)
         ]
         if hidden:
-            # scaled so that one learning rate serves both
-            muon = torch.optim.Muon(
-                list(hidden.values()),
-                lr=config.lr,
-                weight_decay=decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-            self.parts.append(muon)
+            self.parts.append(Muon(list(hidden.values()), lr=config.lr, weight_decay=decay))
 
     def step(self, lr: float) -> None:
         for part in self.parts:
@@ -109,12 +148,18 @@ class Clock:
         box = self.config.max_seconds
         return max(by_steps, self.seconds / box) if box else by_steps
 
+    @property
+    def decays(self) -> bool:
+        """Whether the run is in its last part, in which the learning rate falls."""
+        fraction = self.config.decay_fraction
+        return fraction > 0 and self.progress > 1 - fraction
+
     def learning_rate(self) -> float:
         """Warm-up, stable, linear decay to zero over the last part of the run; notes where the decay began."""
         config = self.config
         rise = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         fall = 1.0
-        if config.decay_fraction and self.progress > 1 - config.decay_fraction:
+        if self.decays:
             fall = max(0.0, (1 - self.progress) / config.decay_fraction)
             if self.decay_start is None:
                 self.decay_start = self.step

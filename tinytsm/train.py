@@ -3,17 +3,20 @@
     python -m tinytsm.train --compile                         # the nano preset, until stopped
     python -m tinytsm.train --compile --max-seconds 600       # ten minutes, learning-rate decay included
     python -m tinytsm.train --resume --out runs/nano          # go on where a run was stopped
-    python -m tinytsm.train --init-from runs/nano --out runs/longer --max-seconds 3600
+    python -m tinytsm.train --branch-from runs/nano --out runs/longer --max-seconds 3600
+    python -m tinytsm.train --init-from runs/nano --out runs/more --max-seconds 3600
     torchrun --nproc-per-node 4 -m tinytsm.train --preset tiny --compile
 
 A run writes `log.csv`, `loss.png` and `checkpoints/` under --out, and can be stopped at any time: Ctrl-C and SIGTERM
-finish the step, save and say how to go on. On CPU a run bounded by --steps gives the same bits however often it is
-stopped and resumed. The last line printed is one JSON document.
+finish the step, save and say how to go on; so does --piece-seconds, by the clock and with exit code 75. On CPU a run
+bounded by --steps gives the same bits however often it is stopped and resumed. The last line printed is one JSON
+document.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -31,6 +34,9 @@ from tinytsm.data import GeneratorError
 from tinytsm.synth.mixture import MIXTURE_VERSION
 from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
 
+# Exit code of a piece that leaves more to do: EX_TEMPFAIL of sysexits.h.
+_GO_ON = 75
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -47,12 +53,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--resume", action="store_true", help="go on from the newest checkpoint in --out"
     )
     start.add_argument(
+        "--branch-from", type=Path, metavar="RUN",
+        help="go on in --out from where another run's learning rate had not begun to fall, optimizer and clock included",
+    )  # fmt: skip
+    start.add_argument(
         "--init-from", type=Path, metavar="PATH",
         help="start from another run's or release's weights: fresh optimizer and clock, next generator items",
     )  # fmt: skip
     parser.add_argument(
         "--new-mixture", action="store_true",
-        help="let --resume go on although the generator's mixture has changed since",
+        help="let a run go on although the generator's mixture has changed since",
+    )  # fmt: skip
+    parser.add_argument(
+        "--piece-seconds", type=float, default=math.inf, metavar="SECONDS",
+        help="save and stop, with exit code 75, after so long, compilation included",
     )  # fmt: skip
     add_flags(parser, TrainConfig, title="training")
     add_flags(parser, ModelConfig, title="model (default: the preset's)")
@@ -60,26 +74,28 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfig, Path | None]:
-    """Settings of the run and the checkpoint it starts from: the stored ones first, then the flags."""
+    """Settings of the run and the checkpoint that it goes on from: the stored ones first, then the flags."""
     found = checkpoint.newest(out)
-    if not args.resume:
-        if found is not None:
-            raise ValueError(f"{out} holds a run already: --resume it, or give another --out")
+    if found is not None and not args.resume:
+        raise ValueError(f"{out} holds a run already: --resume it, or give another --out")
+    if found is None and args.resume:
+        raise ValueError(f"nothing to resume in {out}: it has no checkpoints")
+    if args.branch_from is not None:
+        found = checkpoint.before_decay(args.branch_from)
+    if found is None:
         base = PRESETS[args.preset]
         if args.init_from is not None:
             base = checkpoint.load_config(args.init_from)
         model = dataclasses.replace(base, **given(args, ModelConfig))
         return model, TrainConfig(**given(args, TrainConfig)), None
-    if found is None:
-        raise ValueError(f"nothing to resume in {out}: it has no checkpoints")
     model = checkpoint.load_config(found)
     if changed := given(args, ModelConfig):
         flags = ", ".join("--" + name.replace("_", "-") for name in changed)
-        raise ValueError(f"a resumed run keeps its model; drop {flags}")
+        raise ValueError(f"a run that goes on keeps its model; drop {flags}")
     _, _, state = checkpoint.load_training(found)
     if state["mixture"] != MIXTURE_VERSION and not args.new_mixture:
         raise ValueError(
-            f"{out} was trained on mixture {state['mixture']}, the generator is now at {MIXTURE_VERSION}: "
+            f"{found} was trained on mixture {state['mixture']}, the generator is now at {MIXTURE_VERSION}: "
             "the series would change mid-run; give --new-mixture to go on all the same"
         )
     train = dataclasses.replace(from_dict(TrainConfig, state["train"]), **given(args, TrainConfig))
@@ -88,7 +104,9 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the process's exit code."""
+    until = time.perf_counter()
     args = parse(argv)
+    until += args.piece_seconds
     out = args.out or Path("runs") / args.preset
     try:
         model_config, config, found = settle(args, out)
@@ -114,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 2
     try:
-        return _train(trainer)
+        return _train(trainer, until)
     except (TrainingError, GeneratorError) as error:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 1
@@ -123,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
             dist.destroy_process_group()
 
 
-def _train(trainer: Trainer) -> int:
+def _train(trainer: Trainer, until: float) -> int:
     config, first = trainer.config, trainer.world.rank == 0
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say = tqdm.write if first else lambda text, **_: None
@@ -159,7 +177,7 @@ def _train(trainer: Trainer) -> int:
             initial=round(1000 * trainer.clock.progress) if box else trainer.clock.step,
         )
     try:
-        outcome = trainer.run(bar)
+        outcome = trainer.run(bar, until=until)
     finally:
         if bar is not None:
             bar.close()
@@ -167,7 +185,9 @@ def _train(trainer: Trainer) -> int:
             signal.signal(s, handler)
     if first:
         _finish(trainer, outcome, parameters)
-    return 0 if outcome == "complete" else 128 + (trainer.stop_signal or signal.SIGTERM)
+    if outcome == "stopped":
+        return 128 + (trainer.stop_signal or signal.SIGTERM)
+    return _GO_ON if outcome == "paused" else 0
 
 
 def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
@@ -179,8 +199,10 @@ def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
         loss_curve(out / "log.csv", out / "loss.png")
     except ImportError as error:
         print(f"no loss curve drawn: {error}", file=sys.stderr)
-    if outcome == "stopped":
-        print(f"stopped; go on with: python -m tinytsm.train --resume --out {out}", file=sys.stderr)
+    if outcome != "complete":
+        print(
+            f"{outcome}; go on with: python -m tinytsm.train --resume --out {out}", file=sys.stderr
+        )
     summary = {
         "outcome": outcome,
         "out": str(out),
@@ -189,6 +211,7 @@ def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
         "seconds": round(trainer.clock.seconds, 1),
         "compile_seconds": round(trainer.compile_seconds, 1),
         "decay_start": trainer.clock.decay_start,
+        "held_out": trainer.scores and trainer.scores._asdict(),
         "skipped": trainer.skipped,
         "parameters": parameters,
         "mixture": MIXTURE_VERSION,

@@ -16,16 +16,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinytsm import checkpoint, ops
-from tinytsm.config import TOKEN_MULTIPLE, ModelConfig, TrainConfig
+from tinytsm.config import HELD_OUT_SEED, TOKEN_MULTIPLE, ModelConfig, TrainConfig
 from tinytsm.data import Batch, Bucket, Feeder, Plan
 from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
 from tinytsm.synth.mixture import MIXTURE_VERSION
+from tinytsm.validation import HeldOut, Scores
 
 # A run stops when this many steps in a row had a loss or gradient that is not finite.
 _PATIENCE = 20
 _LOG_COLUMNS = ("step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "wait_share", "skipped")  # fmt: skip
+
+_SCORE_COLUMNS = ("step", "seconds", "loss", "score")
 
 
 class TrainingError(RuntimeError):
@@ -100,6 +103,10 @@ class Trainer:
         device: torch.device,
         world: World | None = None,
     ):
+        if config.seed >= HELD_OUT_SEED:
+            raise ValueError(
+                f"seed must be below {HELD_OUT_SEED}, which is the held-out set's, got {config.seed}"
+            )
         self.config, self.out, self.device = config, out, device
         if device.type == "cuda":
             # embedding and head multiply in TensorFloat-32, blocks in bfloat16
@@ -118,6 +125,8 @@ class Trainer:
         self.model.attention = pick_attention(config.attention, model_config, device)
         self.recorder = Recorder(device, self.world.size) if config.cuda_graphs else None
         self.compile_seconds = 0.0
+        self.scores: Scores | None = None
+        self._held_out: HeldOut | None = None
 
     # -- one step
 
@@ -167,6 +176,13 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint of the current step into the run; on one process."""
+        contents = self._contents()
+        return checkpoint.save_step(
+            self.out, self.clock.step, self.plan.model, self.averaged, **contents
+        )
+
+    def _contents(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the averaged weights."""
         raw = {f"weight.{k}": v for k, v in self.model.state_dict().items()}
         state = {
             "step": self.clock.step,
@@ -180,14 +196,7 @@ class Trainer:
             "train": dataclasses.asdict(self.config),
             "versions": checkpoint.fingerprint(),
         }
-        return checkpoint.save_step(
-            self.out,
-            self.clock.step,
-            self.plan.model,
-            self.averaged,
-            training=raw | self.optimizer.state(),
-            state=state,
-        )
+        return {"training": raw | self.optimizer.state(), "state": state}
 
     def _load_weights(
         self, averaged: dict[str, Tensor], raw: dict[str, Tensor], source: Path
@@ -209,13 +218,11 @@ class Trainer:
 
     def init_from(self, folder: Path) -> None:
         """Take another run's weights and go on after the items that it has seen; optimizer and clock are fresh."""
-        try:
-            averaged, training, state = checkpoint.load_training(folder)
-        except checkpoint.CheckpointError:
-            # a released model has no training state: its weights are all there is
+        if checkpoint.is_release(folder):
             weights = checkpoint.load_model(folder).state_dict()
             self._load_weights(weights, weights, folder)
             return
+        averaged, training, state = checkpoint.load_training(folder)
         raw = _raw_weights(training)
         self._load_weights(averaged, raw, folder)
         if state["train"].get("seed") == self.config.seed:
@@ -223,14 +230,18 @@ class Trainer:
 
     # -- the loop
 
-    def run(self, progress: Any) -> str:
-        """Train until the run is complete or a signal arrives; returns `complete` or `stopped`.
+    def run(self, progress: Any, *, until: float = math.inf) -> str:
+        """Train until the run is complete, a signal arrives or the piece is over.
 
-        progress: a tqdm bar, or None on all processes but the first.
+        progress: a tqdm bar, or None on all processes but the first. until: where the piece is over, on
+        `time.perf_counter`'s clock. Returns `complete`, `stopped` or `paused`.
         """
-        log = _Log(self.out / "log.csv", self.clock.step) if self.world.rank == 0 else None
+        log = score_log = None
+        if self.world.rank == 0:
+            log = _Log(self.out / "log.csv", _LOG_COLUMNS, self.clock.step)
+            score_log = _Log(self.out / "validation.csv", _SCORE_COLUMNS, self.clock.step)
         config = self.config
-        last_saved = last_logged = time.perf_counter()
+        last_saved = last_logged = last_scored = time.perf_counter()
         last_wait, bad_in_a_row = 0.0, 0
         pending: list[tuple[Tensor, Tensor, int]] = []
         lr = 0.0
@@ -238,16 +249,20 @@ class Trainer:
             self.plan,
             start=self.next_batch,
             device=self.device,
-            workers=config.workers,
+            workers=config.workers or pick_workers(self.device),
             prefetch=config.prefetch,
         )
         with feeder:
             outcome = "complete"
             while self.clock.progress < 1:
+                if self.world.rank == 0 and self.clock.decays and self.clock.decay_start is None:
+                    # a later run can go on from here as if this one had been longer
+                    kept = self.out / checkpoint.BEFORE_DECAY
+                    checkpoint.save(kept, self.plan.model, self.averaged, **self._contents())
                 batch = next(feeder)
                 loss, norm, lr = self.step(batch)
                 pending.append((loss, norm, batch.number))
-                stop = self._agree()
+                stop = self._agree(until)
                 done = stop or self.clock.progress >= 1
                 if self.clock.step % config.log_steps == 0 or done:
                     bad_in_a_row = self._review(pending, bad_in_a_row, batch, progress)
@@ -275,19 +290,34 @@ class Trainer:
                 if self.world.rank == 0 and time.perf_counter() - last_saved > config.save_seconds:
                     self.save()
                     last_saved = time.perf_counter()
+                if score_log is not None and config.eval_seconds:
+                    over = not stop and self.clock.progress >= 1
+                    if over or time.perf_counter() - last_scored > config.eval_seconds:
+                        self._score(score_log)
+                        last_scored = time.perf_counter()
                 if stop:
-                    outcome = "stopped"
+                    outcome = "stopped" if self.stop_signal is not None else "paused"
                     break
         if self.world.rank == 0:
             self.save()
         return outcome
 
-    def _agree(self) -> bool:
-        """Set the clock, the first process's for all, and tell whether any process was told to stop.
+    def _score(self, log: "_Log") -> None:
+        """Score the averaged weights on the held-out series, which are made at the first call."""
+        if self._held_out is None:
+            self._held_out = HeldOut(
+                self.plan.model, device=self.device, block_dtype=self.model.block_dtype
+            )
+        self.scores = self._held_out.score(self.averaged)
+        row = {"step": self.clock.step, "seconds": self.clock.elapsed()}
+        log.write(row | self.scores._asdict())
+
+    def _agree(self, until: float) -> bool:
+        """Set the clock, the first process's for all, and tell whether any process must stop.
 
         Processes that disagreed would learn at different rates, or wait for one that has left.
         """
-        told = self.stop_signal is not None
+        told = self.stop_signal is not None or time.perf_counter() >= until
         seconds = self.clock.elapsed()
         if self.world.size > 1:
             first = self.world.rank == 0
@@ -326,19 +356,19 @@ def _raw_weights(training: dict[str, Tensor]) -> dict[str, Tensor]:
 class _Log:
     """A CSV of the run. A resumed run drops the rows past the step that it starts from, and goes on."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, columns: tuple[str, ...], step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self.columns = path, columns
         rows = path.read_text().splitlines()[1:] if path.exists() else []
-        kept = [row for row in rows if row.count(",") == len(_LOG_COLUMNS) - 1]
+        kept = [row for row in rows if row.count(",") == len(columns) - 1]
         kept = [row for row in kept if float(row.split(",")[0]) <= step]
         scratch = path.with_suffix(".tmp")
-        scratch.write_text("\n".join([",".join(_LOG_COLUMNS), *kept]) + "\n")
+        scratch.write_text("\n".join([",".join(columns), *kept]) + "\n")
         scratch.replace(path)
 
     def write(self, row: dict[str, float]) -> None:
         with self.path.open("a") as file:
-            file.write(",".join(f"{row[name]:.8g}" for name in _LOG_COLUMNS) + "\n")
+            file.write(",".join(f"{row[name]:.8g}" for name in self.columns) + "\n")
 
 
 def _show(progress: Any, clock: Clock, row: dict[str, float]) -> None:
@@ -390,6 +420,15 @@ def pick_attention(wanted: str, config: ModelConfig, device: torch.device) -> st
     width = config.d_model // config.n_heads
     heads = torch.empty(0, width, dtype=ops.pick_precision(device), device=device)
     return ops.choose_attention(wanted, heads)
+
+
+def pick_workers(device: torch.device) -> int:
+    """Generator threads where the settings name none: beside a GPU, all of this process's cores but two."""
+    if device.type == "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, (cores or 1) // processes - 2)
 
 
 def find_compiler() -> str | None:
