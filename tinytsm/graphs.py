@@ -47,7 +47,7 @@ class Recorder:
         if found is None:
             found = self._recordings[shape] = self._record(step, model, batch)
         for ours, new in zip(found.batch, batch, strict=True):
-            if isinstance(ours, Tensor):
+            if isinstance(ours, Tensor) and isinstance(new, Tensor):
                 ours.copy_(new)
         found.graph.replay()
         for parameter, grad in zip(model.parameters(), found.grads, strict=True):
@@ -56,7 +56,8 @@ class Recorder:
         return found.loss.clone()
 
     def _record(self, step: Callable[[Batch], Tensor], model: Model, batch: Batch) -> _Recording:
-        batch = Batch(*(t.clone() if isinstance(t, Tensor) else t for t in batch))
+        tensors = {k: t.clone() for k, t in batch._asdict().items() if isinstance(t, Tensor)}
+        batch = batch._replace(**tensors)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
