@@ -9,7 +9,7 @@ import operator
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,11 @@ from tinytsm.ops import DEGENERATE_ULPS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tinytsm.backtest import Backtest
+    from tinytsm.embed import Embedding
+    from tinytsm.finetune import FitReport
+    from tinytsm.result import Prediction
 
 _MEDIAN = len(QUANTILES) // 2
 # Tokens computed at once: enough to keep a CPU's cores busy, small enough for any memory.
@@ -160,12 +165,15 @@ class TinyTSM:
         self.model = model.to(self.device)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str = "auto") -> "TinyTSM":
-        """The model of a checkpoint folder, or of the newest checkpoint of a run.
+    def from_pretrained(
+        cls, path: str | Path = "nano", *, device: str = "auto", device_map: str | None = None
+    ) -> Self:
+        """A shipped model by its name, the model of a checkpoint folder, or of the newest checkpoint of a run.
 
-        device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:1`. Raises CheckpointError, a ValueError, where
-        there is no usable checkpoint.
+        device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:1`. device_map: Chronos' word for it; wins where
+        given. Raises CheckpointError, a ValueError, where there is no usable checkpoint.
         """
+        device = device if device_map is None else device_map
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(checkpoint.load_model(path), device=device)
@@ -324,6 +332,74 @@ class TinyTSM:
             torch.cat((mean, far_mean[:, start:]), 1),
             torch.cat((quantiles, far[:, start:]), 1),
         )
+
+    # -- what else the forecasts are good for
+
+    # what `fit` saw, on a model that it returned
+    fit_report: "FitReport | None" = None
+
+    def forecast(
+        self, x: Any, horizon: int, quantile_levels: Sequence[float] = QUANTILES
+    ) -> "Prediction":
+        """Forecast one series, or many: numbers in, NumPy arrays out; see `tinytsm.result.forecast`."""
+        from tinytsm.result import forecast
+
+        return forecast(self, x, horizon, quantile_levels)
+
+    def embed(self, inputs: Any) -> "list[Embedding]":
+        """What the network makes of each input, token by token; see `tinytsm.embed.embed`."""
+        from tinytsm.embed import embed
+
+        return embed(self, inputs)
+
+    def anomaly_scores(self, data: Any, **options: Any) -> "pd.DataFrame":
+        """How unlikely each value was in the light of its own past; see `tinytsm.anomalies.anomaly_scores`."""
+        from tinytsm.anomalies import anomaly_scores
+
+        return anomaly_scores(self, data, **options)
+
+    def impute(self, data: Any, **options: Any) -> "pd.DataFrame":
+        """Fill missing values from both sides; see `tinytsm.impute.impute`."""
+        from tinytsm.impute import impute
+
+        return impute(self, data, **options)
+
+    def backtest(self, data: Any, horizon: int, **options: Any) -> "Backtest":
+        """Forecast the past from rolling origins and score it; see `tinytsm.backtest.backtest`."""
+        from tinytsm.backtest import backtest
+
+        return backtest(self, data, horizon, **options)
+
+    def fit(self, inputs: Any, prediction_length: int, **options: Any) -> "TinyTSM":
+        """A model fine-tuned on the inputs, or this one where that does not help; see `tinytsm.finetune.fit`."""
+        from tinytsm.finetune import fit
+
+        model, report = fit(self, inputs, prediction_length, **options)
+        tuned = TinyTSM(model, device=self.device)
+        tuned.fit_report = report
+        return tuned
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write the weights as a checkpoint folder that `from_pretrained` reads; an older one there is replaced.
+
+        Raises ValueError where the folder holds something else.
+        """
+        self.check_folder(path)
+        return checkpoint.save(Path(path), self.config, self.model.state_dict())
+
+    @staticmethod
+    def check_folder(path: str | Path) -> None:
+        """Raise ValueError unless `save_pretrained` may write there: asked before long work."""
+        path = Path(path)
+        replaceable = path.is_dir() and (
+            (path / "config.json").is_file() or not any(path.iterdir())
+        )
+        if path.exists() and not replaceable:
+            raise ValueError(f"{path} is there and is no checkpoint; name a new folder")
+
+    def centred(self, inputs: Any, length: int) -> list[Centred]:
+        """The newest `length` steps of each input as the network reads them, right-aligned; checked as elsewhere."""
+        return [centre(*_as_item(value, i), length) for i, value in enumerate(inputs)]
 
 
 def _accumulate(quantiles: Tensor, *, patch: int, roll: int, stage: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from tinytsm.columns import Layout, infer_layout, numbers, place
+from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
 from tinytsm.config import QUANTILES
 from tinytsm.tables import InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
@@ -333,13 +333,7 @@ def predict_frame(
     """
     horizon = check_horizon(prediction_length)
     levels = check_quantiles(quantile_levels)
-    levels_of_index = [
-        name
-        for name in df.index.names
-        if name is not None and name in (id_column, timestamp_column) and name not in df.columns
-    ]
-    if levels_of_index:
-        df = df.reset_index(levels_of_index)
+    df = levels_as_columns(df, id_column, timestamp_column)
     layout, _ = infer_layout(
         df, id_column=id_column, timestamp_column=timestamp_column, target=target
     )
