@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _FORWARDED = {
     "train": ("tinytsm.train", "train a model on made-up series (tinytsm train --help)"),
     "evaluate": ("tinytsm.evaluate", "score a model on a pack of series (tinytsm evaluate --help)"),
+    "scale": ("tinytsm.scale", "forecast Parquet larger than memory (tinytsm scale --help)"),
     "doctor": ("tinytsm.doctor", "what this machine has, and what is used (tinytsm doctor --help)"),
 }
 _EXAMPLES = """\
