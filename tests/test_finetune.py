@@ -38,7 +38,7 @@ def weights(forecaster: TinyTSM) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("mode", "share"), [("full", 0.8), ("lora", 0.95)])
 def test_it_learns_what_the_series_repeat(untrained: TinyTSM, mode: str, share: float) -> None:
     before = weights(untrained)
-    tuned = untrained.fit(waves(), 8, mode=mode, steps=40, learning_rate=1e-2, batch_size=16)
+    tuned = untrained.fit(waves(), 8, mode=mode, steps=20, learning_rate=1e-2, batch_size=8)
     report = tuned.fit_report
     assert report is not None and report.kept == "tuned"
     assert report.tuned_loss < share * report.zero_shot_loss
@@ -98,7 +98,7 @@ def test_nothing_held_back_is_trained_on(untrained: TinyTSM) -> None:
     clean, _ = finetune.split(marked, 8)
     for _ in range(20):
         _, target, _ = finetune.windows(untrained, clean, 8, rng)
-        assert float(torch.nan_to_num(target).abs().median()) > 1e-3
+        assert float(target[~target.isnan()].abs().median()) > 1e-3
 
 
 def test_windows_hold_the_series_where_the_trainer_does(untrained: TinyTSM) -> None:

@@ -151,10 +151,7 @@ def _forecast(args: argparse.Namespace) -> None:
     output, chart = console.check_files(args)
     console.check_device(args.device)
     model = console.find_model(args.model)
-    series, layout, notes = console.read_series(args)
-    # a horizon that leaves the calendar is the user's error too
-    for one in series:
-        one.timeline.future(horizon)
+    series, layout, notes = console.read_series(args, horizon=horizon)
     forecaster = console.load_model(model, args.device)
     with console.progress(len(series), "series") as advance:
         forecasts = frames.forecast_series(

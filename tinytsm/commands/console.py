@@ -84,7 +84,9 @@ def add_output_flags(parser: argparse.ArgumentParser, *, picture: str, last: str
         help=".csv, .parquet or .json; - is standard output (default)",
     )  # fmt: skip
     output.add_argument("--json", action="store_true", help="one JSON document instead of CSV")
-    output.add_argument("--plot", metavar="FILE", help=f"{picture} as .png, .svg or .pdf")
+    # argparse takes a percent sign for a place to fill in
+    chart = picture.replace("%", "%%")
+    output.add_argument("--plot", metavar="FILE", help=f"{chart} as .png, .svg or .pdf")
     output.add_argument(
         "--last", metavar="N", help=f"steps of history in the chart (default: {last})"
     )
@@ -157,8 +159,14 @@ def load_model(path: str, device: str) -> "TinyTSM":
         raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
-def read_series(args: argparse.Namespace) -> "tuple[list[Series], Layout, list[str]]":
-    """Series of the table that the flags name, its layout, and the notes that were said."""
+def read_series(
+    args: argparse.Namespace, *, horizon: int = 0
+) -> "tuple[list[Series], Layout, list[str]]":
+    """Series of the table that the flags name, its layout, and the notes that were said.
+
+    horizon: steps that will be forecast. Raises InputError for what is wrong with the table, and where a horizon
+    leaves the calendar.
+    """
     from tinytsm import frames
 
     table = frames.read_table(args.data, id_column=args.id_column)
@@ -166,6 +174,8 @@ def read_series(args: argparse.Namespace) -> "tuple[list[Series], Layout, list[s
         table, id_column=args.id_column, timestamp_column=args.timestamp_column, target=args.target
     )
     series, more = frames.split_frame(table, layout, freq=args.freq)
+    for one in series if horizon else ():
+        one.timeline.future(horizon)
     for line in (notes := notes + more):
         note(line)
     steps = sum(len(one.values) for one in series)

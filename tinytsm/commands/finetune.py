@@ -16,9 +16,9 @@ examples:
   tinytsm forecast sales.csv --horizon 12 --model runs/sales
       use it
 
-The newest steps of each series (up to four horizons, at most a third) are held back and decide: where the tuned weights
-do not forecast them at least 1 % better, the weights that were there before are written instead, and the last line says so. The last
-line of standard output is one JSON document with both losses.
+The newest steps of each series (up to four horizons, at most a third) are held back and decide: where the tuned
+weights do not forecast them at least 1 % better, the weights that were there before are written instead. Standard
+output is one JSON document that says which were kept, and both losses.
 """
 
 
