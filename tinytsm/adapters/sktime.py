@@ -26,7 +26,15 @@ def _load(path: str, device: str) -> TinyTSM:
 
 
 class TinyTSMForecaster(BaseForecaster):
-    """Point forecasts (the median), intervals and quantiles. Frames and panels are forecast column by column."""
+    """Point forecasts (the median), intervals and quantiles. Frames and panels are forecast column by column.
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_airline
+    >>> from tinytsm.adapters.sktime import TinyTSMForecaster
+    >>> forecaster = TinyTSMForecaster(device="cpu")
+    >>> y_pred = forecaster.fit(load_airline(), fh=[1, 2, 3]).predict()
+    """
 
     _tags: ClassVar[dict[str, Any]] = {
         "y_inner_mtype": "pd.Series",
@@ -41,15 +49,13 @@ class TinyTSMForecaster(BaseForecaster):
         "requires-fh-in-fit": False,
     }
 
-    # the history is kept here, and sktime's own copy of it would be a second
-    _config: ClassVar[dict[str, Any]] = {"remember_data": False}
-
     def __init__(self, path: str = "nano", device: str = "auto"):
         """path, device: as `TinyTSM.from_pretrained` takes them."""
         self.path = path
         self.device = device
         super().__init__()
 
+    # a copy of the series, because sktime will stop keeping its own (its `remember_data`)
     def _fit(self, y: pd.Series, X: Any, fh: Any) -> "TinyTSMForecaster":
         self._history = y
         return self
