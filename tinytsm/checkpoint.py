@@ -141,8 +141,8 @@ def shipped() -> list[str]:
 def resolve(path: str | Path) -> Path:
     """The checkpoint folder that a path means: itself, or the newest one of a run. Raises CheckpointError.
 
-    A text that is the name of a shipped model means that model, wherever the caller stands; `./nano` and Path("nano")
-    mean a folder.
+    A text that is the name of a shipped model means that model, wherever the caller stands; "./nano" means a folder. A
+    Path means the folder first.
     """
     if isinstance(path, str) and path in shipped():
         return SHIPPED / path
@@ -150,6 +150,8 @@ def resolve(path: str | Path) -> Path:
     if (path / "config.json").is_file():
         return path
     found = newest(path)
+    if found is None and str(path) in shipped():
+        found = SHIPPED / path
     if found is None:
         raise CheckpointError(
             f"no checkpoint at {path}: wanted a folder with config.json and model.safetensors, a run with "

@@ -123,7 +123,7 @@ def forecast_dataset(
     dealt = data.map_batches(
         deal, fn_kwargs={"id_column": id_column, "blocks": blocks}, batch_format="pandas"
     )
-    forecasts = dealt.groupby(_BLOCK).map_groups(
+    forecasts = dealt.groupby(_BLOCK, num_partitions=blocks).map_groups(
         BlockForecaster,
         fn_constructor_args=(model, device, options),
         batch_format="pandas",
