@@ -92,7 +92,7 @@ def forecast_dataset(
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
     target: str = "target",
-    quantile_levels: Sequence[float] = QUANTILES,
+    quantile_levels: Sequence[float | str] = QUANTILES,
     freq: str | int | None = None,
     rows_per_block: int = ROWS_PER_BLOCK,
 ) -> dict[str, int]:
@@ -100,11 +100,16 @@ def forecast_dataset(
 
     source, output: paths or addresses that Ray Data reads and writes. workers: model copies, one core each (one GPU
     each where device is `cuda`). rows_per_block: the largest part that is in one worker's memory at a time, about; one
-    series is never split. Returns counts: rows, blocks. Raises InputError for bad settings.
+    series is never split. Returns counts: rows, blocks. Raises ValueError for bad settings and an unusable model.
     """
     ray = require_ray()
+    from tinytsm import checkpoint
     from tinytsm.frames import check_horizon, check_quantiles
     from tinytsm.tables import InputError
+
+    if model not in checkpoint.shipped():
+        # found here, not by every worker; and workers may stand in another folder
+        model = str(checkpoint.resolve(model).resolve())
 
     for name, value in (("workers", workers), ("rows_per_block", rows_per_block)):
         if value < 1:
@@ -171,7 +176,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rows-per-block", type=int, default=ROWS_PER_BLOCK, metavar="N",
         help=f"rows in a worker's memory at a time (default: {ROWS_PER_BLOCK})",
     )  # fmt: skip
-    add("--address", metavar="ADDRESS", help="a Ray cluster's, auto for this one's (default: start one here)")  # fmt: skip
+    add(
+        "--address", metavar="ADDRESS", help="auto: this machine's Ray cluster (default: start one)"
+    )
     add(
         "--object-store-mb", type=int, metavar="MB",
         help="shared memory of a cluster started here; what exceeds it spills to disk",
@@ -182,8 +189,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `tinytsm scale`; returns the exit status."""
     args = parse(argv)
-    from tinytsm.tables import InputError
-
     try:
         ray = require_ray()
         start: dict[str, Any] = {"address": args.address}
@@ -196,10 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = forecast_dataset(
             args.source, args.output, horizon=args.horizon, workers=args.workers, model=args.model,
             device=args.device, id_column=args.id_column, timestamp_column=args.timestamp_column,
-            target=args.target, quantile_levels=[float(q) for q in args.quantiles.split(",")],
+            target=args.target, quantile_levels=args.quantiles.split(","),
             freq=args.freq, rows_per_block=args.rows_per_block,
         )  # fmt: skip
-    except (InputError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"tinytsm scale: error: {error}", file=sys.stderr)
         return 2
     print(json.dumps({"output": args.output, "horizon": args.horizon} | counts))
