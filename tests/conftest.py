@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
+    from tinytsm import TinyTSM
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
@@ -43,6 +45,24 @@ def _seeded(request: pytest.FixtureRequest) -> None:
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A NumPy generator seeded by the test's name."""
     return np.random.default_rng(_seed(request))
+
+
+@pytest.fixture(scope="session")
+def miniature() -> "TinyTSM":
+    """A forecaster that knows nothing and costs nothing, for what does not depend on how good it is."""
+    import torch
+
+    from tinytsm import TinyTSM
+    from tinytsm.config import ModelConfig
+    from tinytsm.model import Model
+
+    config = ModelConfig(
+        d_model=16, n_heads=2, d_ff=32, n_layers=3, head_rank=8,
+        patch=8, context_patches=16, horizon_patches=4,
+    )  # fmt: skip
+    model = Model(config, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(model.head, std=0.3, generator=torch.Generator().manual_seed(2))
+    return TinyTSM(model.requires_grad_(False).eval())
 
 
 @pytest.fixture

@@ -183,3 +183,30 @@ def test_a_copied_folder_is_a_release(tmp_path: Path) -> None:
     TinyTSM.from_pretrained(tmp_path / "release")
     with pytest.raises(CheckpointError, match="cannot read .*state.json"):
         checkpoint.load_training(tmp_path / "release")
+
+
+def test_shipped_models_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nano" in checkpoint.shipped()
+    for name in checkpoint.shipped():
+        folder = checkpoint.resolve(name)
+        assert folder == checkpoint.SHIPPED / name
+        # what is not needed to forecast stays at home
+        assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+        assert all(p.isfinite().all() for p in checkpoint.load_model(name).parameters())
+    # a folder of that name hides no shipped model, and is reached as a path
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.resolve(Path("nano")) == checkpoint.SHIPPED / "nano"
+    checkpoint.save(tmp_path / "nano", SMALL, Model(SMALL).state_dict())
+    assert checkpoint.resolve("nano") == checkpoint.SHIPPED / "nano"
+    assert checkpoint.resolve("./nano") == checkpoint.resolve(Path("nano")) == Path("nano")
+    with pytest.raises(CheckpointError, match=r"or the name of a shipped model \(.*nano.*\)"):
+        checkpoint.resolve("micro")
+
+
+def test_the_default_is_the_shipped_nano() -> None:
+
+    model = TinyTSM.from_pretrained(device_map="cpu")
+    named = TinyTSM.from_pretrained(checkpoint.SHIPPED / "nano", device="cpu")
+    ours, theirs = (m.predict_quantiles([[1.0, 2.0, 3.0]], 4)[0] for m in (model, named))
+    assert torch.equal(ours, theirs)  # type: ignore[arg-type]
+    assert model.device.type == "cpu"

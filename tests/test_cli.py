@@ -16,6 +16,7 @@ import pytest
 
 import tinytsm
 from tinytsm import cli
+from tinytsm.commands import console
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,13 +33,12 @@ class Flat:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with one wide table and one model that forecasts like Flat."""
+    """A working folder with one wide table, and a model that forecasts like Flat."""
     days = pd.date_range("2024-01-01", periods=30).strftime("%Y-%m-%d")
     pd.DataFrame({"date": days, "y": np.arange(30)}).to_csv(tmp_path / "data.csv", index=False)
     (tmp_path / "runs" / "nano").mkdir(parents=True)
-    (tmp_path / "runs" / "nano" / "model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_load", lambda model, device, options: Flat())
+    monkeypatch.setattr(console, "load_model", lambda model, device: Flat())
     return tmp_path
 
 
@@ -56,7 +56,7 @@ def test_csv_to_standard_output(place: Path, capsys: pytest.CaptureFixture[str])
     )
     assert err.splitlines() == [
         "tinytsm: frequency D",
-        f"tinytsm: 1 series, 30 steps; model {Path('runs', 'nano')}",
+        "tinytsm: 1 series, 30 steps; model nano",
     ]
 
 
@@ -84,7 +84,7 @@ def test_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert forecast("data.csv", "--horizon", "2", "--json", "--quantiles", "0.25,0.75") == 0
     assert json.loads(capsys.readouterr().out) == {
-        "model": str(Path("runs", "nano")),
+        "model": "nano",
         "horizon": 2,
         "quantile_levels": [0.25, 0.75],
         "notes": ["frequency D"],
@@ -116,13 +116,16 @@ def test_plot(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tinytsm: wrote p.png\n" in capsys.readouterr().err
 
 
-def test_the_newest_model_is_taken(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = place / "runs" / "other" / "checkpoints" / "step-10" / "model.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.touch()
-    os.utime(place / "runs" / "nano" / "model.safetensors", (1, 1))
-    assert forecast("data.csv", "--horizon", "1") == 0
-    assert f"model {Path('runs', 'other')}\n" in capsys.readouterr().err
+def test_the_model_is_the_shipped_one_or_the_named(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, name in (
+        ([], "nano"),
+        (["--model", "nano"], "nano"),
+        (["--model", "runs/nano"], "runs/nano"),
+    ):
+        assert forecast("data.csv", "--horizon", "1", *flags) == 0
+        assert f"; model {name}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_the_newest_model_is_taken(place: Path, capsys: pytest.CaptureFixture[st
         (["data.csv", "--horizon", "1", "--output", "x.txt"], "x.txt: wanted a name that ends in .csv, .json"),
         (["data.csv", "--horizon", "1", "--plot", "x.csv"], "x.csv: wanted a name that ends in .png, .svg, .pdf"),
         (["data.csv", "--horizon", "1", "--output", "no/x.csv"], "no/x.csv: no folder 'no'; create it first"),
-        (["data.csv", "--horizon", "1", "--model", "no"], "--model no: no such file or folder; train one with: make"),
+        (["data.csv", "--horizon", "1", "--model", "no"], "--model no: no such file or folder; leave it out for the shipped model, or train"),
         (["data.csv", "--horizon", "1", "--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1 or mps, got 'gpu'"),
         (["data.csv", "--horizon", "1", "--target", "z"], "column 'z' for the target is missing; the table has: date, y"),
         (["data.csv", "--horizon", "1", "--freq", "x"], "unknown frequency 'x'; use one such as"),
@@ -164,13 +167,6 @@ def test_errors_are_one_line(
     assert err.count("\n") == 1
 
 
-def test_no_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "runs" / "nano" / "model.safetensors").unlink()
-    assert forecast("data.csv", "--horizon", "1") == 2
-    expected = "tinytsm: error: no model in runs/; train one with: make train, or name one with --model PATH\n"
-    assert capsys.readouterr().err == expected
-
-
 def test_a_damaged_model_is_the_users_to_mend(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,26 +180,25 @@ def test_a_damaged_model_is_the_users_to_mend(
     monkeypatch.setitem(sys.modules, "tinytsm.forecast", types.SimpleNamespace(TinyTSM=Broken))
     assert forecast("data.csv", "--horizon", "1", "--model", "runs/nano", "--device", "cpu") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    where = Path("runs", "nano")
-    assert last == f"tinytsm: error: --model {where}: {where} is damaged at byte 5 (cpu)"
+    assert last == "tinytsm: error: --model runs/nano: runs/nano is damaged at byte 5 (cpu)"
 
 
 def test_a_fault_of_the_program_shows_where(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(model: Path, device: str, options: object) -> Flat:
+    def fail(model: str, device: str) -> Flat:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(cli, "_load", fail)
+    monkeypatch.setattr(console, "load_model", fail)
     assert forecast("data.csv", "--horizon", "1") == 1
     assert "ZeroDivisionError: ours" in capsys.readouterr().err
 
 
 def test_interrupt(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(model: Path, device: str, options: object) -> Flat:
+    def stop(model: str, device: str) -> Flat:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", stop)
+    monkeypatch.setattr(console, "load_model", stop)
     assert forecast("data.csv", "--horizon", "1") == 130
 
 
@@ -263,7 +258,8 @@ def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
         "class Flat:\n"
         "    def predict_quantiles(self, inputs, prediction_length, quantile_levels):\n"
         "        return np.zeros((len(inputs), prediction_length, len(quantile_levels))), None\n"
-        "cli._load = lambda *a: Flat()\n"
+        "from tinytsm.commands import console\n"
+        "console.load_model = lambda *a: Flat()\n"
         "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
         "sys.exit(cli.main(['forecast', 'data.csv', '--horizon', '5000']))",
         place,

@@ -31,9 +31,11 @@ TOP_LEVEL = {
 LINKED = ("kernels", "synth")
 # Modules that hold a command; all others are library code, which never prints.
 COMMANDS = {
-    "__main__", "cli", "diversity", "doctor", "evaluate", "export", "gate", "study", "synthesize",
+    "__main__", "cli", "console", "diversity", "doctor", "evaluate", "export", "gate", "scale", "study", "synthesize",
     "train",
 }  # fmt: skip
+# Adapters are imported only by who has their library; what that brings along, by its name.
+BROUGHT_ALONG = {"datasets"}
 MAX_LINES = 500
 
 PACKAGE = sorted(
@@ -211,6 +213,9 @@ def test_imports_are_declared(path):
     extras = set().union(*map(names, project["optional-dependencies"].values()))
     # kernels may take Triton at once: ops decides whether to import them
     at_import = core | {"triton"} if below(module_name(path), "tinytsm.kernels") else core
+    if below(module_name(path), "tinytsm.adapters"):
+        extras |= BROUGHT_ALONG
+        at_import = core | extras
     top = {name.split(".")[0] for name in imports(path, inside_functions=False) if foreign(name)}
     assert top <= at_import
     lazy = {name.split(".")[0] for name in imports(path) if foreign(name)}
@@ -264,7 +269,10 @@ def test_wheel_holds_the_package_alone(tmp_path):
         archive.extractall(tmp_path / "site")
     own = {path.relative_to(ROOT) for path in PACKAGE}
     own = {Path("tinytsm") / path if path.parts[0] in LINKED else path for path in own}
-    assert inside == {path.as_posix() for path in own} | {"tinytsm/py.typed"}
+    weights = {path.relative_to(ROOT) for path in (ROOT / "tinytsm/weights").glob("*/*")}
+    assert weights, "a release holds weights"
+    data = {path.as_posix() for path in weights} | {"tinytsm/py.typed"}
+    assert inside == {path.as_posix() for path in own} | data
 
     # elsewhere, with nothing of this tree on the path
     code = "import sys; from importlib.util import find_spec; "

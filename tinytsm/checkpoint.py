@@ -31,6 +31,8 @@ FORMAT = 1
 # Bytes of a file of tensors: what git hosts and code review take without special means.
 MAX_SHARD = 15 << 20
 BEFORE_DECAY = "before_decay"
+# Models that come with the package: a folder each, named as `from_pretrained` takes them.
+SHIPPED = Path(__file__).parent / "weights"
 _KEEP = 2
 # What a run needs to go on.
 _STATE = {"step", "next_batch", "seconds", "decay_start", "skipped", "mixture", "train"}
@@ -186,15 +188,29 @@ def newest(run: Path) -> Path | None:
     return steps[-1] if steps else None
 
 
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
 def resolve(path: str | Path) -> Path:
-    """The checkpoint folder that a path means: itself, or the newest one of a run. Raises CheckpointError."""
+    """The checkpoint folder that a path means: itself, or the newest one of a run. Raises CheckpointError.
+
+    A text that is the name of a shipped model means that model, wherever the caller stands; "./nano" means a folder. A
+    Path means the folder first.
+    """
+    if isinstance(path, str) and path in shipped():
+        return SHIPPED / path
     path = Path(path)
     if (path / "config.json").is_file():
         return path
     found = newest(path)
+    if found is None and str(path) in shipped():
+        found = SHIPPED / path
     if found is None:
         raise CheckpointError(
-            f"no checkpoint at {path}: wanted a folder with config.json and model.safetensors, or a run with checkpoints/"
+            f"no checkpoint at {path}: wanted a folder with config.json and model.safetensors, a run with "
+            f"checkpoints/, or the name of a shipped model ({', '.join(shipped())})"
         )
     return found
 

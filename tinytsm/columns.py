@@ -67,6 +67,12 @@ def infer_layout(
     return Layout(id_column=id_column, timestamp_column=timestamp_column, targets=targets), notes
 
 
+def levels_as_columns(df: pd.DataFrame, *names: str | None) -> pd.DataFrame:
+    """The frame with those of the named index levels that are no columns yet as columns."""
+    levels = [n for n in df.index.names if n is not None and n in names and n not in df.columns]
+    return df.reset_index(levels) if levels else df
+
+
 def _named(columns: list[str], names: tuple[str, ...]) -> str | None:
     by_name = {str(c).lower(): c for c in reversed(columns)}
     return next((by_name[name] for name in names if name in by_name), None)

@@ -8,7 +8,7 @@ shares its call.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args
 
 import numpy as np
 import torch
@@ -22,9 +22,15 @@ from tinytsm.inputs import Item, as_item, check_length, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
 from tinytsm.quantiles import as_counts, interpolate_levels
+from tinytsm.rows import Centred, centre
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tinytsm.backtest import Backtest
+    from tinytsm.embed import Embedding
+    from tinytsm.finetune import FitReport
+    from tinytsm.result import Prediction
 
 Precision = Literal["auto", "float32", "bfloat16"]
 # Variates that attend to each other at most; an item with more is cut into even pieces of neighbours.
@@ -54,14 +60,20 @@ class TinyTSM:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: str = "auto", precision: Precision = "auto"
-    ) -> "TinyTSM":
-        """The model of a checkpoint folder, or of the newest checkpoint of a run.
+        cls,
+        path: str | Path = "nano",
+        *,
+        device: str = "auto",
+        device_map: str | None = None,
+        precision: Precision = "auto",
+    ) -> Self:
+        """A shipped model by its name, the model of a checkpoint folder, or of the newest checkpoint of a run.
 
-        device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:1`. precision: what the blocks' matmuls run in;
-        `auto` is bfloat16 where the device is fast at it. Raises CheckpointError, a ValueError, where there is no
-        usable checkpoint.
+        device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:1`. device_map: Chronos' word for it; wins where
+        given. precision: what the blocks' matmuls run in; `auto` is bfloat16 where the device is fast at it. Raises
+        CheckpointError, a ValueError, where there is no usable checkpoint.
         """
+        device = device if device_map is None else device_map
         if precision not in get_args(Precision):
             raise ValueError(
                 f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
@@ -206,6 +218,80 @@ class TinyTSM:
                 chunk, numbers = [], 0
         if chunk:
             yield chunk
+
+    # -- what else the forecasts are good for
+
+    # what `fit` saw, on a model that it returned
+    fit_report: "FitReport | None" = None
+
+    def forecast(
+        self, x: Any, horizon: int, quantile_levels: Sequence[float] = QUANTILES
+    ) -> "Prediction":
+        """Forecast one series, or many: numbers in, NumPy arrays out; see `tinytsm.result.forecast`."""
+        from tinytsm.result import forecast
+
+        return forecast(self, x, horizon, quantile_levels)
+
+    def embed(self, inputs: Any) -> "list[Embedding]":
+        """What the network makes of each input, token by token; see `tinytsm.embed.embed`."""
+        from tinytsm.embed import embed
+
+        return embed(self, inputs)
+
+    def anomaly_scores(self, data: Any, **options: Any) -> "pd.DataFrame":
+        """How unlikely each value was in the light of its own past; see `tinytsm.anomalies.anomaly_scores`."""
+        from tinytsm.anomalies import anomaly_scores
+
+        return anomaly_scores(self, data, **options)
+
+    def impute(self, data: Any, **options: Any) -> "pd.DataFrame":
+        """Fill missing values from both sides; see `tinytsm.impute.impute`."""
+        from tinytsm.impute import impute
+
+        return impute(self, data, **options)
+
+    def backtest(self, data: Any, horizon: int, **options: Any) -> "Backtest":
+        """Forecast the past from rolling origins and score it; see `tinytsm.backtest.backtest`."""
+        from tinytsm.backtest import backtest
+
+        return backtest(self, data, horizon, **options)
+
+    def fit(self, inputs: Any, prediction_length: int, **options: Any) -> "TinyTSM":
+        """A model fine-tuned on the inputs, or this one where that does not help; see `tinytsm.finetune.fit`."""
+        from tinytsm.finetune import fit
+
+        model, report = fit(self, inputs, prediction_length, **options)
+        tuned = TinyTSM(model, device=self.device, options=self.options)
+        tuned.fit_report = report
+        return tuned
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write the weights as a checkpoint folder that `from_pretrained` reads; an older one there is replaced.
+
+        Raises ValueError where the folder holds something else.
+        """
+        self.check_folder(path)
+        return checkpoint.save(Path(path), self.config, self.model.state_dict())
+
+    @staticmethod
+    def check_folder(path: str | Path) -> None:
+        """Raise ValueError unless `save_pretrained` may write there: asked before long work."""
+        path = Path(path)
+        replaceable = path.is_dir() and (
+            (path / "config.json").is_file() or not any(path.iterdir())
+        )
+        if path.exists() and not replaceable:
+            raise ValueError(f"{path} is there and is no checkpoint; name a new folder")
+
+    def centred(self, inputs: Any, length: int) -> list[Centred]:
+        """The newest `length` steps of each input as the network reads them, right-aligned; checked as elsewhere."""
+        found = []
+        for i, value in enumerate(inputs):
+            item, _ = as_item(value, i, newest=length, longest_tail=length)
+            steps = np.full((len(item.values), length), np.nan)
+            steps[:, length - item.values.shape[1] :] = item.values
+            found.append(centre(steps, np.full(len(steps), item.eps)))
+        return found
 
 
 def _pieces(item: Item) -> list[Item]:

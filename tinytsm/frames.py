@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from tinytsm.columns import Layout, infer_layout, numbers, place
+from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
 from tinytsm.config import QUANTILES
+from tinytsm.covariates import check_future
 from tinytsm.tables import InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
 
@@ -321,25 +322,22 @@ def predict_frame(
     target: str | Sequence[str] | None = "target",
     freq: str | int | None = None,
     context_length: int | None = None,
+    future_df: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Forecast a long frame, or any table where the columns are not named.
 
     df: columns id, time stamp (dates, text dates or whole numbers) and one or more targets; other columns are
         not used. Rows in any order. Ids and stamps may also be index levels.
     id_column, timestamp_column, target: None to let `infer_layout` find them; all three None also takes a wide table.
+    future_df: columns known for the coming H steps of each series, as Chronos-2 takes them: checked, and not used, which
+        a warning says.
     Returns H rows per series in order of first appearance: the id and time stamp columns under their own names,
     target_name, predictions (the median), and one column per quantile level named like "0.1".
     Raises InputError, a ValueError that names column and row.
     """
     horizon = check_horizon(prediction_length)
     levels = check_quantiles(quantile_levels)
-    levels_of_index = [
-        name
-        for name in df.index.names
-        if name is not None and name in (id_column, timestamp_column) and name not in df.columns
-    ]
-    if levels_of_index:
-        df = df.reset_index(levels_of_index)
+    df = levels_as_columns(df, id_column, timestamp_column)
     layout, _ = infer_layout(
         df, id_column=id_column, timestamp_column=timestamp_column, target=target
     )
@@ -351,6 +349,14 @@ def predict_frame(
         quantile_levels=levels,
         context_length=context_length,
     )
+    if future_df is not None:
+        check_future(
+            future_df,
+            forecasts,
+            id_column=layout.id_column,
+            timestamp_column=layout.timestamp_column,
+            targets=layout.targets,
+        )
     return to_frame(
         forecasts,
         quantile_levels=levels,

@@ -56,8 +56,10 @@ class Recorder:
         return found.loss.clone()
 
     def _record(self, step: Callable[[Batch], Tensor], model: Model, batch: Batch) -> _Recording:
-        tensors = {k: t.clone() for k, t in batch._asdict().items() if isinstance(t, Tensor)}
-        batch = batch._replace(**tensors)
+        x, target, resolution, offset, variates, number = batch
+        batch = Batch(
+            x.clone(), target.clone(), resolution.clone(), offset.clone(), variates, number
+        )
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -27,6 +27,7 @@ MAX_PANELS = 12
 _DPI = 150
 _HISTORY, _MEDIAN, _GRID, _TEXT = "#30343b", "#1f6fb4", "#e4e6ea", "#5a606b"
 _COLORS = (_MEDIAN, "#c4541d", "#2f8f5b", "#7a4fa3", "#b08900")
+_MARK = "#c8371b"
 # opacity of nested bands by how many there are, widest first
 _ALPHAS: dict[int, tuple[float, ...]] = {
     0: (),
@@ -42,7 +43,9 @@ class Panel:
     """One series and its forecast.
 
     past: (T,), dates or numbers; values: (T,), NaN leaves a hole in the line.
-    future: (H,); median: (H,); quantiles: (H, Q) at `levels` (Q,).
+    future: (H,); median: (H,); quantiles: (H, Q) at `levels` (Q,). A future that begins inside the past is drawn over
+    it, and NaN leaves a hole in the band: forecasts of the past, filled gaps.
+    marks: (T,) bool, values to point out.
     """
 
     title: str
@@ -52,6 +55,7 @@ class Panel:
     median: np.ndarray
     quantiles: np.ndarray
     levels: Sequence[float]
+    marks: np.ndarray | None = None
 
 
 def panel(forecast: "Forecast", levels: Sequence[float]) -> Panel:
@@ -121,19 +125,23 @@ def _draw_panel(axes: "Axes", one: Panel, last: int | None) -> None:
     past, values = _axis_values(one.past), np.asarray(one.values, dtype=np.float64)
     if last is not None:
         past, values = past[-last:], values[-last:]
-    future = _axis_values(one.future)
+    future, median, quantiles = _axis_values(one.future), one.median, one.quantiles
+    within = len(future) > 0 and future[0] <= past[-1]
+    if within:
+        shown = future >= past[0]
+        future, median, quantiles = future[shown], median[shown], quantiles[shown]
 
     seen = np.flatnonzero(~np.isnan(values))
     # from the newest value, so that no gap opens where the forecast starts; a hole before it stays a hole
-    joined = len(seen) > 0 and seen[-1] == len(values) - 1
+    joined = not within and len(seen) > 0 and seen[-1] == len(values) - 1
     start, anchor = (past[-1:], values[-1:]) if joined else (future[:0], values[:0])
     x = np.concatenate([start, future])
     nested = bands(one.levels)
     for (low, high, _), alpha in zip(nested, _ALPHAS[len(nested)], strict=True):
         axes.fill_between(
             x,
-            np.concatenate([anchor, one.quantiles[:, low]]),
-            np.concatenate([anchor, one.quantiles[:, high]]),
+            np.concatenate([anchor, quantiles[:, low]]),
+            np.concatenate([anchor, quantiles[:, high]]),
             color=_MEDIAN,
             alpha=alpha,
             linewidth=0,
@@ -149,14 +157,18 @@ def _draw_panel(axes: "Axes", one: Panel, last: int | None) -> None:
     axes.plot(past[alone], values[alone], ".", color=_HISTORY, markersize=3, zorder=3)
     axes.plot(
         x,
-        np.concatenate([anchor, one.median]),
+        np.concatenate([anchor, median]),
         color=_MEDIAN,
         linewidth=1.5,
         zorder=4,
     )
     if len(future) == 1 and not joined:
-        axes.plot(x, one.median, "o", color=_MEDIAN, markersize=3, zorder=4)
-    axes.axvline(past[-1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=2)
+        axes.plot(x, median, "o", color=_MEDIAN, markersize=3, zorder=4)
+    if one.marks is not None:
+        marks = one.marks if last is None else one.marks[-last:]
+        axes.plot(past[marks], values[marks], "o", color=_MARK, markersize=4.5, zorder=5)
+    if not within:
+        axes.axvline(past[-1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=2)
     axes.set_title(
         one.title if len(one.title) <= 60 else one.title[:57] + "...", loc="left", fontsize=10
     )

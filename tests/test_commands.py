@@ -1,0 +1,168 @@
+"""The commands that walk through a history: backtest, anomalies, impute, finetune, as a user meets them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tinytsm import TinyTSM, cli
+from tinytsm.commands import console
+
+ROOT = Path(__file__).resolve().parents[1]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: TinyTSM) -> Path:
+    """A working folder with a wide table of two series, and a model that costs nothing."""
+    t = np.arange(90)
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "date": pd.date_range("2024-01-01", periods=90).strftime("%Y-%m-%d"),
+            "north": np.sin(t / 4) + 0.1 * rng.normal(size=90),
+            "south": 5 + np.cos(t / 4) + 0.1 * rng.normal(size=90),
+        }
+    )
+    table.loc[70, "north"] = 500.0
+    table.loc[40:44, "south"] = np.nan
+    table.to_csv(tmp_path / "data.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "load_model", lambda model, device: miniature)
+    return tmp_path
+
+
+def test_backtest(place: Path, capsys: pytest.CaptureFixture[str], miniature: TinyTSM) -> None:
+    pytest.importorskip("matplotlib")
+    flags = ["data.csv", "--horizon", "5", "--windows", "3"]
+    assert cli.main(["backtest", *flags, "--output", "w.csv", "--plot", "w.png"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "forecaster,mase,crps,mae,mse,coverage_80,windows"
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [
+        "TinyTSM",
+        "seasonal naive",
+        "relative",
+    ]
+    assert "tinytsm: wrote w.csv\n" in err and "tinytsm: wrote w.png\n" in err
+    assert len(pd.read_csv("w.csv")) == 2 * 3 * 5
+    assert Path("w.png").read_bytes()[:8] == PNG
+    assert cli.main(["backtest", *flags, "--json", "--season", "7"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["windows"] == 6 and document["scores"]["relative"]["coverage_80"] is None
+    frame = pd.read_csv("data.csv", parse_dates=["date"])
+    wanted = miniature.backtest(
+        frame, 5, windows=3, season=7, id_column=None, timestamp_column="date", target=None
+    )
+    assert document["scores"]["TinyTSM"]["mase"] == wanted.scores.loc["TinyTSM", "mase"]
+
+
+def test_anomalies(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    flags = ["anomalies", "data.csv", "--threshold", "1e-9"]
+    assert cli.main([*flags, "--only", "--plot", "a.png"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "item_id,date,target_name,value,predictions,0.1,0.9,z,probability,anomaly"
+    assert [line.split(",")[:2] for line in lines[1:2]] == [["north", "2024-03-11"]]
+    assert re.search(r"tinytsm: \d+ of 180 values are anomalies\n", err)
+    assert Path("a.png").read_bytes()[:8] == PNG
+    assert cli.main([*flags, "--json"]) == 0
+    north, south = json.loads(capsys.readouterr().out)["series"]
+    assert (north["item_id"], south["item_id"]) == ("north", "south")
+    assert north["z"][0] is None and north["anomaly"][70] is True and len(north["date"]) == 90
+
+
+def test_impute(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("pyarrow")
+    assert cli.main(["impute", "data.csv", "--output", "x.parquet", "--plot", "x.png"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "" and "tinytsm: 5 of 180 values filled\n" in err
+    table = pd.read_parquet("x.parquet")
+    filled = table[table["imputed"]]
+    assert filled["item_id"].eq("south").all() and len(filled) == 5
+    assert table["value"].notna().all() and (filled["0.1"] <= filled["0.9"]).all()
+    assert cli.main(["impute", "data.csv", "--quantiles", ".25", "--output", "x.json"]) == 0
+    document = json.loads(Path("x.json").read_text())
+    assert document["quantile_levels"] == [0.25] and len(document["series"][1]["0.25"]) == 90
+
+
+def test_finetune(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["finetune", "data.csv", "--horizon", "5", "--output"]
+    assert cli.main([*flags, "tuned", "--steps", "2", "--batch-size", "4", "--mode", "lora"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["output"] == "tuned" and report["steps"] == 2
+    assert re.search(r"step 0: held-back loss [\d.]+ \(zero-shot\)\n", err)
+    assert ("did not help" in err) == (report["kept"] == "zero-shot")
+    assert TinyTSM.from_pretrained("tuned", device="cpu").config.d_model == 16
+    # work that could not be saved is not begun
+    assert cli.main([*flags, "."]) == 2
+    assert capsys.readouterr().err.endswith(
+        "tinytsm: error: . is there and is no checkpoint; name a new folder\n"
+    )
+    assert cli.main(["finetune", "data.csv", "--horizon", "40", "--output", "t"]) == 2
+    assert "wanted one of at least 120" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["backtest", "data.csv"], "the following arguments are required: --horizon"),
+        (["backtest", "data.csv", "--horizon", "5", "--windows", "0"], "--windows must be a whole number"),
+        (["backtest", "data.csv", "--horizon", "90"], "series 'north': 90 steps leave no window of 90 steps"),
+        (["anomalies", "data.csv", "--threshold", "2"], "--threshold must be a number between 0 and 1, got '2'"),
+        (["anomalies", "data.csv", "--step", "x"], "--step must be a whole number of at least 1, got 'x'"),
+        (["impute", "data.csv", "--quantiles", "90"], "quantile level 90 is outside (0, 1)"),
+        (["impute", "none.csv"], "none.csv: no such file; check the path"),
+        (["impute", "data.csv", "--plot", "x.gif"], "x.gif: wanted a name that ends in .png"),
+        (["finetune", "data.csv", "--horizon", "5"], "the following arguments are required: --output"),
+        (["finetune", "data.csv", "--horizon", "5", "--output", "t", "--learning-rate", "-1"], "--learning-rate must"),
+        (["anomalies", "data.csv", "--model", "no"], "--model no: no such file or folder"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert cli.main(flags) == 2
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert out == "" and last.startswith(f"tinytsm: error: {message}")
+
+
+def test_every_example_of_a_help_text_is_a_command_that_parses() -> None:
+    parser = cli.build_parser()
+    seen = 0
+    for name in ("forecast", "backtest", "finetune", "anomalies", "impute"):
+        with pytest.raises(SystemExit) as leave:
+            parser.parse_args([name, "--help"])
+        assert leave.value.code == 0
+    subparsers: Any = next(a for a in parser._actions if a.dest == "command").choices
+    for name, sub in subparsers.items():
+        for line in (sub.epilog or "").splitlines():
+            if match := re.search(r"tinytsm (" + name + r" .*?)(?: \||$)", line):
+                parser.parse_args(match[1].split())
+                seen += 1
+    assert seen >= 12
+
+
+def test_bad_input_is_answered_without_torch(place: Path) -> None:
+    code = (
+        "import sys; from tinytsm.cli import main\n"
+        "for c in (['backtest', '--horizon', '3'], ['anomalies'], ['impute'],\n"
+        "          ['finetune', '--horizon', '3', '--output', 'x']):\n"
+        "    assert main([c[0], 'none.csv', *c[1:]]) == 2 and 'torch' not in sys.modules, c"
+    )
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=os.environ | {"PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

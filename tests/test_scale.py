@@ -1,0 +1,137 @@
+"""Scaling out: series dealt whole to blocks, bad ones reported, a killed worker survived."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tinytsm import TinyTSM, scale
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = {
+    "prediction_length": 4, "quantile_levels": (0.1, 0.9), "id_column": "shop",
+    "timestamp_column": "day", "target": "sold", "freq": None,
+}  # fmt: skip
+
+
+def panel(series: int, steps: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=steps)
+    return pd.DataFrame(
+        {
+            "shop": np.repeat([f"s{i}" for i in range(series)], steps),
+            "day": np.tile(days, series),
+            "sold": rng.normal(size=series * steps).round(3),
+            "unused": 1,
+        }
+    )
+
+
+def test_series_are_dealt_whole_and_everywhere_alike() -> None:
+    table = panel(40, 3)
+    dealt = scale.deal(table, id_column="shop", blocks=5)
+    numbers = dealt.groupby("shop")["__block"]
+    assert (numbers.nunique() == 1).all()
+    assert set(dealt["__block"]) == set(range(5))
+    # in another process, with another seed for hash(), and with ids as categories
+    code = (
+        "import pandas as pd; from tinytsm import scale\n"
+        "t = pd.DataFrame({'shop': [f's{i}' for i in range(40)]}).astype('category')\n"
+        "print(scale.deal(t, id_column='shop', blocks=5)['__block'].tolist())"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "7"},
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert out.strip() == str(numbers.first().loc[[f"s{i}" for i in range(40)]].tolist())
+
+
+@pytest.fixture
+def worker(miniature: TinyTSM, monkeypatch: pytest.MonkeyPatch) -> scale.BlockForecaster:
+    monkeypatch.setattr(TinyTSM, "from_pretrained", lambda *a, **k: miniature)
+    return scale.BlockForecaster("nano", "cuda", OPTIONS)
+
+
+def test_a_block_is_forecast_as_a_frame(worker: scale.BlockForecaster, miniature: TinyTSM) -> None:
+    table = panel(3, 30)
+    got = worker(table.assign(__block=2))
+    wanted = miniature.predict_df(table, **OPTIONS)
+    pd.testing.assert_frame_equal(got.drop(columns="error"), wanted)
+    assert (got["error"] == "").all() and list(got) == worker.columns()
+
+
+def test_a_bad_series_costs_no_other(worker: scale.BlockForecaster, miniature: TinyTSM) -> None:
+    table = panel(3, 30)
+    table.loc[table["shop"] == "s1", "sold"] = np.inf
+    got = worker(table)
+    assert list(got) == worker.columns()
+    (bad,) = got[got["error"] != ""].itertuples()
+    assert bad.shop == "s1" and "the value is infinite" in bad.error and np.isnan(bad.predictions)
+    good = table[table["shop"] != "s1"]
+    wanted = miniature.predict_df(good, **OPTIONS)
+    rest = got[got["error"] == ""].drop(columns="error").reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, wanted, check_dtype=False)
+
+
+def test_without_ray_one_line_helps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert scale.main(["in", "--output", "out", "--horizon", "3"]) == 2
+    wanted = "tinytsm scale: error: scaling out needs ray; run: pip install 'tinytsm[scale]'\n"
+    assert capsys.readouterr().err == wanted
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Process id -> command line of everything below a process."""
+    parents, lines = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(path.name)
+            parents[pid] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            lines[pid] = (path / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    below = {root}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return {pid: lines[pid] for pid in below - {root}}
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc")
+def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("pyarrow")
+    table = panel(300, 40)
+    (tmp_path / "in").mkdir()
+    # a series lies in several files
+    for i in range(3):
+        table.iloc[i::3].to_parquet(tmp_path / "in" / f"{i}.parquet", index=False)
+    command = [sys.executable, "-m", "tinytsm.cli", "scale", str(tmp_path / "in")]
+    command += ["--output", str(tmp_path / "out"), "--horizon", "4", "--workers", "1"]
+    command += ["--id-column", "shop", "--timestamp-column", "day", "--target", "sold"]
+    command += ["--quantiles", ".5", "--rows-per-block", "1000", "--object-store-mb", "80"]
+    running = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    killed, stop = None, time.monotonic() + 400
+    while killed is None and running.poll() is None and time.monotonic() < stop:
+        time.sleep(0.2)
+        for pid, line in descendants(running.pid).items():
+            if "BlockForecaster" in line and list((tmp_path / "out").glob("*.parquet")):
+                os.kill(pid, signal.SIGKILL)
+                killed = pid
+                break
+    out, err = running.communicate(timeout=500)
+    assert running.returncode == 0, err[-3000:]
+    assert killed is not None, "the run was over before a worker could be killed"
+    assert '"rows": 12000, "blocks": 12' in out.splitlines()[-1]
+    result = pd.read_parquet(tmp_path / "out")
+    assert len(result) == 300 * 4 and (result["error"] == "").all()
+    assert result.groupby("shop").size().eq(4).all() and result["shop"].nunique() == 300

@@ -1,0 +1,82 @@
+"""Code written for Chronos-2, with one import changed:
+
+    from tinytsm.adapters.chronos import Chronos2Pipeline  # was: from chronos import Chronos2Pipeline
+
+`from_pretrained` loads tinytsm's shipped weights where it is given the name of a Chronos model, and says so.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tinytsm.config import QUANTILES
+from tinytsm.forecast import TinyTSM
+from tinytsm.frames import predict_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_HUB = "amazon/chronos"
+
+
+class Chronos2Pipeline(TinyTSM):
+    """TinyTSM with the arguments of Chronos-2's pipeline (chronos-forecasting, `chronos2/pipeline.py`)."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path = "nano",
+        *,
+        device: str = "auto",
+        device_map: str | None = None,
+        torch_dtype: Any = None,
+        dtype: Any = None,
+    ) -> Self:
+        """path: as `TinyTSM.from_pretrained`, or the name of a Chronos model, for which the shipped one is loaded.
+
+        torch_dtype, dtype: not used; the weights compute in float32, blocks in bfloat16 where that is fast.
+        """
+        if str(path).startswith(_HUB) and not Path(path).exists():
+            warnings.warn(
+                f"{path} names a Chronos model; loading tinytsm's shipped weights instead",
+                UserWarning,
+                stacklevel=2,
+            )
+            path = "nano"
+        return super().from_pretrained(path, device=device, device_map=device_map)
+
+    def predict_df(  # type: ignore[override]
+        self,
+        df: "pd.DataFrame",
+        *,
+        future_df: "pd.DataFrame | None" = None,
+        id_column: str = "item_id",
+        timestamp_column: str = "timestamp",
+        target: str | Sequence[str] = "target",
+        prediction_length: int | None = None,
+        quantile_levels: Sequence[float] = QUANTILES,
+        batch_size: int = 256,
+        context_length: int | None = None,
+        cross_learning: bool = False,
+        validate_inputs: bool = True,
+        freq: str | None = None,
+    ) -> "pd.DataFrame":
+        """As Chronos-2's: columns id, time stamp, target_name, predictions and one per level.
+
+        prediction_length: None for one pass of the model. batch_size, cross_learning, validate_inputs: not used; a
+        series is always forecast from its own past, and inputs are always checked.
+        """
+        horizon = self.config.horizon_length if prediction_length is None else prediction_length
+        return predict_frame(
+            self,
+            df,
+            prediction_length=horizon,
+            future_df=future_df,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+            quantile_levels=quantile_levels,
+            context_length=context_length,
+            freq=freq,
+        )

@@ -1,0 +1,57 @@
+"""A fev model: `TinyTSMModel().fit_predict(task)` forecasts every window of a fev task.
+
+task = fev.Task(dataset_path="data.parquet", horizon=24, quantile_levels=[0.1, 0.5, 0.9])
+model = TinyTSMModel()
+summary = task.evaluation_summary(
+    model.fit_predict(task), model_name=model.model_name, inference_time_s=model.inference_time
+)
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tinytsm.adapters import require
+from tinytsm.forecast import TinyTSM
+
+require("fev")
+
+import datasets
+import fev
+
+# squared errors are least at the mean, all others at the median
+_SQUARED = ("MSE", "RMSE", "RMSSE")
+
+
+class TinyTSMModel(fev.ForecastingModel):
+    """Zero-shot forecasts; each target column and each item on its own, covariates not used."""
+
+    model_name = "tinytsm"
+    # made-up series alone
+    trained_on_datasets: list[str] = []  # noqa: RUF012 - fev's own declaration
+
+    def __init__(self, path: str = "nano", *, device: str = "auto"):
+        """path, device: as `TinyTSM.from_pretrained` takes them."""
+        super().__init__()
+        self.model = TinyTSM.from_pretrained(path, device=device)
+
+    def _fit_predict(self, task: Any) -> list[Any]:
+        # a forecast at a level costs nothing, and some metrics want none
+        levels = list(task.quantile_levels) or [0.5]
+        predictions = []
+        for window in task.iter_windows():
+            past, _ = window.get_input_data()
+            past = past.with_format("numpy")
+            columns = {}
+            for column in task.target_columns:
+                series = [np.asarray(values, np.float64) for values in past[column]]
+                with self._record_inference_time():
+                    quantiles, mean = self.model.predict_quantiles(
+                        series, task.horizon, [*levels, 0.5]
+                    )
+                q = np.asarray(quantiles)
+                point = np.asarray(mean) if task.eval_metric in _SQUARED else q[..., -1]
+                asked = {str(level): q[..., i] for i, level in enumerate(task.quantile_levels)}
+                columns[column] = datasets.Dataset.from_dict({"predictions": point} | asked)
+            predictions.append(datasets.DatasetDict(columns))
+        return predictions

@@ -1,0 +1,237 @@
+"""Rolling-origin backtest: forecast the past as if it were the future, and score it.
+
+Origins stand `step` steps apart and the last horizon ends at the series' end; the forecast from an origin sees nothing
+after it. Scores are those of `tinytsm.metrics`, beside seasonal naive on the same windows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tinytsm import metrics
+from tinytsm.config import QUANTILES
+from tinytsm.frames import Series, check_horizon, check_quantiles
+from tinytsm.panel import head_columns, split, stamp_name
+from tinytsm.plot import Panel
+from tinytsm.result import Forecaster
+from tinytsm.tables import InputError
+
+# windows forecast at a time, which bounds the memory
+_AT_ONCE = 256
+# the interval whose coverage is reported, where its levels are forecast
+_LOW, _HIGH = 0.1, 0.9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Backtest:
+    """What a backtest found.
+
+    forecasts: one row per window and step: id, time stamp, target_name, cutoff (the newest stamp that the forecast
+    saw), actual, predictions (the median) and one column per quantile level.
+    scores: rows TinyTSM, seasonal naive, relative (their ratio); columns mase, crps (mean weighted quantile loss), mae,
+    mse (of the mean), coverage_80 (share of values inside the 80 % interval), windows.
+    """
+
+    forecasts: pd.DataFrame
+    scores: pd.DataFrame
+
+
+class _Window(NamedTuple):
+    """Series number `series` (its position), forecast from step `origin` on."""
+
+    series: int
+    origin: int
+
+
+def backtest(
+    forecaster: Forecaster,
+    data: Any,
+    horizon: int,
+    *,
+    windows: int = 5,
+    step: int | None = None,
+    season: int | None = None,
+    quantile_levels: Sequence[float] = QUANTILES,
+    id_column: str | None = "item_id",
+    timestamp_column: str | None = "timestamp",
+    target: str | list[str] | None = "target",
+    freq: str | int | None = None,
+) -> Backtest:
+    """Backtest on a frame, read as `predict_df` reads it, or on arrays.
+
+    windows: origins per series, at most; as many as leave a step of history. step: steps between origins (None: the
+    horizon, so that windows do not overlap). season: steps of the season of MASE and seasonal naive (None: the usual
+    one of the frequency). Raises InputError, a ValueError, where a series leaves no window.
+    """
+    series, layout = split(
+        data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq
+    )
+    return run(
+        forecaster,
+        series,
+        horizon=horizon,
+        windows=windows,
+        step=step,
+        season=season,
+        quantile_levels=quantile_levels,
+        layout=layout,
+    )
+
+
+def run(
+    forecaster: Forecaster,
+    series: list[Series],
+    *,
+    horizon: int,
+    windows: int,
+    step: int | None,
+    season: int | None,
+    quantile_levels: Sequence[float],
+    layout: Any,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Backtest:
+    """`backtest` of series that are there already. progress: called with the count of windows after each batch."""
+    horizon = check_horizon(horizon)
+    levels = check_quantiles(quantile_levels)
+    asked = tuple(sorted({*levels, 0.5, _LOW, _HIGH}))
+    planned = plan(series, horizon=horizon, windows=windows, step=step)
+    ours, naive = metrics.Scores(levels=asked), metrics.Scores(levels=asked)
+    seasons = [season or season_of(one) for one in series]
+    parts: list[np.ndarray] = []
+    todo: Iterator[_Window] = iter(planned)
+    while batch := list(islice(todo, _AT_ONCE)):
+        contexts = [series[w.series].values[: w.origin] for w in batch]
+        labels = np.stack(
+            [series[w.series].values[w.origin : w.origin + horizon] for w in batch]
+        )  # (n, H)
+        units = [
+            metrics.seasonal_error(x, seasons[w.series])
+            for x, w in zip(contexts, batch, strict=True)
+        ]
+        quantiles, mean = forecaster.predict_quantiles(
+            contexts, prediction_length=horizon, quantile_levels=list(asked)
+        )
+        q = np.asarray(quantiles, np.float64)
+        ours.update(labels, quantiles=q, mean=np.asarray(mean), seasonal_errors=units)
+        pairs = [
+            metrics.seasonal_naive(x, horizon=horizon, season=seasons[w.series], levels=asked)
+            for x, w in zip(contexts, batch, strict=True)
+        ]
+        naive.update(
+            labels,
+            quantiles=np.stack([one for one, _ in pairs]),
+            mean=np.stack([point for _, point in pairs]),
+            seasonal_errors=units,
+        )
+        parts.append(q)
+        progress(len(batch))
+    frame = _frame(series, layout, planned, np.concatenate(parts), asked, levels, horizon)
+    return Backtest(forecasts=frame, scores=_score_table(ours, naive, len(planned)))
+
+
+def plan(series: list[Series], *, horizon: int, windows: int, step: int | None) -> list[_Window]:
+    """The windows of every series, oldest first; those without an observed value before or after are left out.
+
+    Raises InputError for counts below 1 and for a series without a window.
+    """
+    step = horizon if step is None else step
+    for name, value in (("windows", windows), ("step", step)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    planned = []
+    for i, one in enumerate(series):
+        seen = np.flatnonzero(~np.isnan(one.values))
+        newest = len(one.values) - horizon
+        origins = range(newest - step * (windows - 1), newest + 1, step)
+        usable = [
+            _Window(i, origin)
+            for origin in origins
+            if origin > seen[0] and (seen[seen >= origin] < origin + horizon).any()
+        ]
+        if not usable:
+            raise InputError(
+                f"series {one.name!r}: {len(one.values)} steps leave no window of {horizon} steps with "
+                "values before it; ask for a shorter horizon, or leave the series out"
+            )
+        planned += usable
+    return planned
+
+
+def season_of(one: Series) -> int:
+    """The usual season of the series' frequency, 1 where stamps are numbers or the frequency has none."""
+    try:
+        return metrics.season_length(one.timeline.freq)
+    except ValueError:
+        return 1
+
+
+def _frame(
+    series: list[Series],
+    layout: Any,
+    planned: list[_Window],
+    quantiles: np.ndarray,
+    asked: tuple[float, ...],
+    levels: tuple[float, ...],
+    horizon: int,
+) -> pd.DataFrame:
+    grids = [series[w.series].timeline.grid for w in planned]
+    shown = [grid[w.origin : w.origin + horizon] for grid, w in zip(grids, planned, strict=True)]
+    cutoffs = [grid[w.origin - 1 : w.origin] for grid, w in zip(grids, planned, strict=True)]
+    columns = head_columns([series[w.series] for w in planned], layout, [horizon] * len(planned))
+    columns[stamp_name(layout)] = shown[0].append(shown[1:])
+    columns["cutoff"] = cutoffs[0].append(cutoffs[1:]).repeat(horizon)
+    columns["actual"] = np.concatenate(
+        [series[w.series].values[w.origin : w.origin + horizon] for w in planned]
+    )
+    flat = quantiles.reshape(-1, len(asked))
+    columns["predictions"] = flat[:, asked.index(0.5)]
+    return pd.DataFrame(columns | {str(q): flat[:, asked.index(q)] for q in levels})
+
+
+def panels(series: list[Series], result: Backtest, layout: Any) -> list[Panel]:
+    """Every series with its forecasts laid over it; of windows that overlap, the newest."""
+    names = list(result.forecasts)
+    stamp, levels = stamp_name(layout), names[names.index("predictions") + 1 :]
+    by_series = result.forecasts.groupby([layout.id_column or "item_id", "target_name"], sort=False)
+    drawn = []
+    for one, (_, rows) in zip(series, by_series, strict=True):
+        shown, oldest = [], None
+        for _, window in reversed(list(rows.groupby("cutoff", sort=False))):
+            if oldest is None or window[stamp].iloc[-1] < oldest:
+                oldest = window[stamp].iloc[0]
+                shown.append(window)
+        kept = pd.concat(shown[::-1])
+        drawn.append(
+            Panel(
+                title=one.name,
+                past=one.timeline.grid,
+                values=one.values,
+                future=pd.Index(kept[stamp]),
+                median=kept["predictions"].to_numpy(),
+                quantiles=kept[levels].to_numpy(),
+                levels=[float(c) for c in levels],
+            )
+        )
+    return drawn
+
+
+def _score_table(ours: metrics.Scores, naive: metrics.Scores, windows: int) -> pd.DataFrame:
+    rows = {}
+    for name, total in (("TinyTSM", ours), ("seasonal naive", naive)):
+        result = total.result()
+        inside = result["coverage"][str(_HIGH)] - result["coverage"][str(_LOW)]
+        rows[name] = {key: result[key] for key in ("mase", "crps", "mae", "mse")} | {
+            "coverage_80": inside,
+            "windows": windows,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").astype({"windows": int})
+    ratio = {
+        key: metrics.relative(rows["TinyTSM"][key], rows["seasonal naive"][key])
+        for key in ("mase", "crps", "mae", "mse")
+    }
+    table.loc["relative", list(ratio)] = [np.nan if v is None else v for v in ratio.values()]
+    return table.astype({"mase": float, "crps": float}).rename_axis("forecaster")

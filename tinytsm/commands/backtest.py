@@ -1,0 +1,79 @@
+"""`tinytsm backtest`: would these forecasts have been any good?"""
+
+import argparse
+import json
+from typing import Any
+
+from tinytsm.commands import console
+
+_EXAMPLES = """\
+examples:
+  tinytsm backtest sales.csv --horizon 12
+      forecast the newest 5 x 12 steps from what came before them; scores to standard output
+  tinytsm backtest sales.csv --horizon 12 --windows 20 --step 1 --output windows.csv --plot windows.png
+      twenty origins one step apart; every forecast to a file, the newest ones drawn
+  tinytsm backtest load.parquet --horizon 24 --season 24 --json | jq .scores.relative.mase
+      how many times the error of seasonal naive
+
+Scores: mase and crps (lower is better), mae, mse, and coverage_80, the share of values inside the 80 % interval; the row
+"relative" is TinyTSM divided by seasonal naive, below 1 where TinyTSM is better.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = console.add_command(
+        commands,
+        "backtest",
+        run,
+        help="forecast the past from rolling origins and score it",
+        description="Forecast the past of each series from rolling origins, and score it beside seasonal naive.",
+        epilog=_EXAMPLES,
+    )
+    console.add_data_flag(parser)
+    parser.add_argument(
+        "--horizon", required=True, metavar="H", help="steps of each forecast, 1 or more"
+    )
+    parser.add_argument(
+        "--windows", metavar="N", default="5", help="origins per series, at most (default: 5)"
+    )
+    parser.add_argument("--step", metavar="N", help="steps between origins (default: the horizon)")
+    parser.add_argument(
+        "--season", metavar="N", help="steps of the season (default: the frequency's usual one)"
+    )
+    console.add_model_flags(parser)
+    console.add_column_flags(parser)
+    console.add_output_flags(parser, picture="the newest forecasts over the history")
+
+
+def run(args: argparse.Namespace) -> None:
+    from tinytsm import backtest, frames
+
+    horizon = frames.check_horizon(args.horizon)
+    windows = console.whole(args.windows, "--windows") or 1
+    step, season = console.whole(args.step, "--step"), console.whole(args.season, "--season")
+    last = console.whole(args.last, "--last")
+    output, chart = console.check_files(args)
+    console.check_device(args.device)
+    model = console.find_model(args.model)
+    series, layout, notes = console.read_series(args)
+    planned = backtest.plan(series, horizon=horizon, windows=windows, step=step)
+    forecaster = console.load_model(model, args.device)
+    with console.progress(len(planned), "window") as advance:
+        result = backtest.run(
+            forecaster, series, horizon=horizon, windows=windows, step=step, season=season,
+            quantile_levels=frames.QUANTILES, layout=layout, progress=advance,
+        )  # fmt: skip
+    scores = result.scores.reset_index()
+    if output is not None:
+        head = {"model": model, "horizon": horizon, "notes": notes}
+        console.write_result(result.forecasts, output, as_json=False, head=head, layout=layout)
+    if args.json:
+        # NaN is no JSON
+        known = result.scores.astype(object).where(result.scores.notna(), None)
+        rows = known.to_dict(orient="index")
+        head = {"model": model, "horizon": horizon, "windows": len(planned), "notes": notes}
+        console.write_text(json.dumps(head | {"scores": rows}, allow_nan=False) + "\n", None)
+    else:
+        console.write_text(console.to_csv(scores), None)
+    if chart is not None:
+        console.draw(chart, backtest.panels(series, result, layout), last=last)

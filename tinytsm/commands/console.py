@@ -1,0 +1,275 @@
+"""What the commands share: flags, reading a table, loading a model, writing results.
+
+Results go to standard output or to files, everything else to standard error. Heavy modules are imported where they are
+used, so that help and bad flags are answered at once.
+"""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tinytsm import options
+from tinytsm.options import ForecastOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tinytsm.columns import Layout
+    from tinytsm.forecast import TinyTSM
+    from tinytsm.frames import Series
+
+TABLE_SUFFIXES = (".csv", ".json", ".parquet", ".pq")
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def note(message: str) -> None:
+    print(f"tinytsm: {message}", file=sys.stderr)
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], **texts: str
+) -> argparse.ArgumentParser:
+    """A subcommand's parser with its manual: help, description and epilog (real examples)."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_data_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="CSV or Parquet file; - reads standard input")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="PATH", default="nano",
+        help="checkpoint or run folder, or the name of a shipped model (default: nano)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
+    )
+
+
+def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    columns = parser.add_argument_group("columns (inferred where not given)")
+    columns.add_argument("--timestamp-column", metavar="NAME", help="dates, or whole numbers")
+    columns.add_argument("--id-column", metavar="NAME", help="names the series of a long table")
+    columns.add_argument(
+        "--target",
+        metavar="NAME",
+        action="append",
+        help="column to use; repeat the flag for several",
+    )
+    columns.add_argument(
+        "--freq", metavar="STEP", help="h, D, B, W, MS, QE, 15min, ...; a number for integer stamps"
+    )
+
+
+def add_output_flags(parser: argparse.ArgumentParser, *, picture: str, last: str = "all") -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", metavar="FILE", default="-",
+        help=".csv, .parquet or .json; - is standard output (default)",
+    )  # fmt: skip
+    output.add_argument("--json", action="store_true", help="one JSON document instead of CSV")
+    # argparse takes a percent sign for a place to fill in
+    chart = picture.replace("%", "%%")
+    output.add_argument("--plot", metavar="FILE", help=f"{chart} as .png, .svg or .pdf")
+    output.add_argument(
+        "--last", metavar="N", help=f"steps of history in the chart (default: {last})"
+    )
+
+
+def whole(text: str | None, flag: str) -> int | None:
+    """A flag's whole number of at least 1, None where it was not given."""
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{flag} must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def number(text: str, flag: str, *, low: float, high: float) -> float:
+    """A flag's number strictly between two bounds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low < value < high:
+        raise UsageError(f"{flag} must be a number between {low:g} and {high:g}, got {text!r}")
+    return value
+
+
+def check_files(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Where the result and the picture go, None for standard output and no picture; asked before the work."""
+    from tinytsm import tables
+
+    output = None if args.output == "-" else tables.check_output(args.output, TABLE_SUFFIXES)
+    if args.plot is None:
+        return output, None
+    from tinytsm import plot
+
+    chart = tables.check_output(args.plot, plot.SUFFIXES)
+    plot.require_matplotlib()
+    return output, chart
+
+
+def check_device(device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise UsageError(f"--device must be auto, cpu, cuda, cuda:1 or mps, got {device!r}")
+
+
+def forecast_options(args: argparse.Namespace) -> ForecastOptions:
+    """The effort and kind of numbers that the flags of `options.add_flags` ask for. Raises UsageError."""
+    try:
+        return options.from_flags(args)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def find_model(path: str) -> str:
+    """The path as given, when there is something. Raises InputError."""
+    from tinytsm.frames import InputError
+
+    # a folder, because shipped names are known without loading torch
+    shipped = (Path(__file__).parents[1] / "weights" / path / "config.json").is_file()
+    if not shipped and not Path(path).exists():
+        raise InputError(
+            f"--model {path}: no such file or folder; leave it out for the shipped model, or train one with: make train"
+        )
+    return path
+
+
+def load_model(path: str, device: str) -> "TinyTSM":
+    from tinytsm.forecast import TinyTSM
+    from tinytsm.frames import InputError
+
+    try:
+        return TinyTSM.from_pretrained(path, device=device)
+    except (ValueError, OSError) as error:
+        raise InputError(f"--model {path}: {error}") from None
+    # torch says so, in either way, where the device that was asked for is not there
+    except (RuntimeError, AssertionError) as error:
+        if device in ("auto", "cpu"):
+            raise
+        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def read_series(
+    args: argparse.Namespace, *, horizon: int = 0
+) -> "tuple[list[Series], Layout, list[str]]":
+    """Series of the table that the flags name, its layout, and the notes that were said.
+
+    horizon: steps that will be forecast. Raises InputError for what is wrong with the table, and where a horizon
+    leaves the calendar.
+    """
+    from tinytsm import frames
+
+    table = frames.read_table(args.data, id_column=args.id_column)
+    layout, notes = frames.infer_layout(
+        table, id_column=args.id_column, timestamp_column=args.timestamp_column, target=args.target
+    )
+    series, more = frames.split_frame(table, layout, freq=args.freq)
+    for one in series if horizon else ():
+        one.timeline.future(horizon)
+    for line in (notes := notes + more):
+        note(line)
+    steps = sum(len(one.values) for one in series)
+    note(f"{len(series):,} series, {steps:,} steps; model {args.model}")
+    return series, layout, notes
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error, silent where that is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, disable=None, file=sys.stderr, leave=False) as bar:
+        yield bar.update
+
+
+def write_table(table: "pd.DataFrame", output: Path | None) -> None:
+    """Write a result as Parquet where the file's name asks for it, else as CSV."""
+    from tinytsm import tables
+
+    if output is not None and output.suffix.lower() in tables.PARQUET_SUFFIXES:
+        tables.write_atomic(output, functools.partial(table.to_parquet, index=False))
+        note(f"wrote {output}")
+    else:
+        write_text(to_csv(table), output)
+
+
+def write_result(
+    table: "pd.DataFrame",
+    output: Path | None,
+    *,
+    as_json: bool,
+    head: dict[str, Any],
+    layout: "Layout",
+) -> None:
+    """Write a result in the form that the flags or the file's name ask for; a JSON document starts with `head`."""
+    if as_json or (output is not None and output.suffix.lower() == ".json"):
+        keys = [layout.id_column or "item_id", "target_name"]
+        document = json.dumps(head | {"series": _series(table, keys)}, allow_nan=False)
+        write_text(document + "\n", output)
+    else:
+        write_table(table, output)
+
+
+def to_csv(table: "pd.DataFrame") -> str:
+    # 12 digits keep what a forecast can mean and drop the noise of binary fractions
+    return str(table.to_csv(index=False, float_format="%.12g", lineterminator="\n"))
+
+
+def _series(table: "pd.DataFrame", keys: list[str]) -> list[dict[str, Any]]:
+    """One object per series: its names, then each other column as a list, null where missing."""
+    result = []
+    for names, rows in table.groupby(keys, sort=False):
+        named = {key: str(name) for key, name in zip(keys, names, strict=True)}
+        lists = {str(c): _values(rows[c]) for c in rows.columns if c not in keys}
+        result.append(named | lists)
+    return result
+
+
+def _values(column: "pd.Series") -> list[Any]:
+    if hasattr(column, "dt"):
+        return [stamp.isoformat() for stamp in column]
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def write_text(text: str, output: Path | None) -> None:
+    from tinytsm import tables
+
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        tables.write_atomic(output, lambda path: _write(path, text))
+        note(f"wrote {output}")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def draw(chart: Path, panels: list[Any], *, last: int | None) -> None:
+    """Draw what there is room for and say what was left out."""
+    from tinytsm import plot
+
+    drawn = plot.fan_chart(chart, panels, last=last)
+    left = f" ({drawn} of {len(panels):,} series)" if drawn < len(panels) else ""
+    note(f"wrote {chart}{left}")

@@ -1,0 +1,69 @@
+"""Embeddings: what the network knows of a series, token by token, before it forecasts."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinytsm.config import TOKEN_MULTIPLE
+
+if TYPE_CHECKING:
+    from tinytsm.forecast import TinyTSM
+
+
+class Embedding(NamedTuple):
+    """One input. tokens: (V, N, D) float32, oldest first: N patches of P steps, the newest ending at the last step.
+
+    loc, scale: (V, N) float64, the frame that each token reads and forecasts in, in the units of the series; scale is
+    0 where everything so far was constant. Tokens do not know them, so two series that differ in level and scale
+    alone have the same tokens.
+    """
+
+    tokens: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    @property
+    def pooled(self) -> Tensor:
+        """(V, D): the mean over tokens, one vector for each variate."""
+        return self.tokens.mean(1)
+
+
+@torch.no_grad()
+def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
+    """The residual stream after the last block, normalised: what the horizon head reads.
+
+    inputs: as `TinyTSM.predict_quantiles` takes them; the newest `context_length` steps of each count. Each input is
+    computed on its own, so its embedding is the same whatever stands beside it. Raises ValueError as forecasting does.
+    """
+    if isinstance(inputs, (np.ndarray, Tensor)):
+        inputs = list(inputs) if inputs.ndim > 1 else [inputs]
+    model, config = forecaster.model, forecaster.config
+    captured: list[Tensor] = []
+    hook = model.norm.register_forward_hook(lambda module, given, out: captured.append(out))
+    found = []
+    try:
+        for one, length in (
+            (centred, np.shape(value)[-1])
+            for value, centred in zip(
+                inputs, forecaster.centred(inputs, config.context_length), strict=True
+            )
+        ):
+            patches = min(-(-length // config.patch), config.context_patches)
+            # one of few lengths, as in forecasting: the tokens' count may change the last bits of a sum
+            tokens = TOKEN_MULTIPLE if patches <= TOKEN_MULTIPLE else config.context_patches
+            x = torch.from_numpy(one.x[:, -tokens * config.patch :].copy()).to(forecaster.device)
+            resolution = torch.from_numpy(one.resolution).float().to(forecaster.device)
+            read = model(x, resolution, len(x))
+            unit = torch.from_numpy(one.unit)[:, None]
+            found.append(
+                Embedding(
+                    captured.pop()[:, -patches:].float().cpu(),
+                    torch.from_numpy(one.origin)[:, None] + read.loc[:, -patches:].cpu() / unit,
+                    read.scale[:, -patches:].cpu() / unit,
+                )
+            )
+    finally:
+        hook.remove()
+    return found

@@ -1,0 +1,73 @@
+"""Frames or arrays to named, regular series: the way in of everything that walks through a history.
+
+Forecasts need the newest steps alone; backtests, anomaly scores and imputation need every step and its stamp, and give
+frames back whatever came in.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tinytsm.columns import Layout, infer_layout, levels_as_columns
+from tinytsm.frames import Series, split_frame
+
+
+def split(
+    data: Any,
+    *,
+    id_column: str | None = "item_id",
+    timestamp_column: str | None = "timestamp",
+    target: str | list[str] | None = "target",
+    freq: str | int | None = None,
+) -> tuple[list[Series], Layout]:
+    """Series of a frame or of arrays.
+
+    data: a frame, read as `tinytsm.frames.predict_frame` reads it; one array (T,) or a list of arrays of any lengths,
+    which become items 0, 1, ... with time stamps 0, 1, .... Raises InputError, a ValueError.
+    """
+    if isinstance(data, pd.DataFrame):
+        df = levels_as_columns(data, id_column, timestamp_column)
+        layout, _ = infer_layout(
+            df, id_column=id_column, timestamp_column=timestamp_column, target=target
+        )
+    else:
+        df = _long_frame(data)
+        layout = Layout(id_column="item_id", timestamp_column="timestamp", targets=("target",))
+    series, _ = split_frame(df, layout, freq=freq)
+    return series, layout
+
+
+def _long_frame(data: Any) -> pd.DataFrame:
+    rows = list(data)
+    if all(np.ndim(row) == 0 for row in rows):
+        rows = [rows]
+    arrays = [np.asarray(row) for row in rows]
+    for i, array in enumerate(arrays):
+        if array.ndim != 1:
+            raise ValueError(f"series {i} must have shape (T,), got {array.shape}")
+    lengths = [len(array) for array in arrays]
+    return pd.DataFrame(
+        {
+            "item_id": np.repeat(np.arange(len(arrays)), lengths),
+            "timestamp": np.concatenate([np.arange(n) for n in lengths]),
+            "target": np.concatenate(arrays),
+        }
+    )
+
+
+def head_columns(series: list[Series], layout: Layout, counts: list[int]) -> dict[str, Any]:
+    """The columns that name a row, under the names they came with; time stamps are the caller's to fill in.
+
+    counts: rows of each series.
+    """
+    return {
+        layout.id_column or "item_id": pd.Index([one.item for one in series]).repeat(counts),
+        stamp_name(layout): None,
+        "target_name": np.repeat([str(one.target) for one in series], counts),
+    }
+
+
+def stamp_name(layout: Layout) -> str:
+    """The time stamp column's name in a result."""
+    return layout.timestamp_column or "timestamp"

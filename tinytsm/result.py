@@ -1,0 +1,87 @@
+"""What `TinyTSM.forecast` gives back: mean and quantiles as arrays, with names for the usual readings."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from tinytsm.config import QUANTILES
+
+
+class Prediction(NamedTuple):
+    """A forecast of H steps at Q quantile levels, of one series or of n.
+
+    mean: (H,) or (n, H). quantiles: (H, Q) or (n, H, Q), rising along the levels. levels: (Q,), as asked for.
+    """
+
+    mean: np.ndarray
+    quantiles: np.ndarray
+    levels: tuple[float, ...]
+
+    @property
+    def median(self) -> np.ndarray:
+        """(H,) or (n, H)."""
+        return self.quantile(0.5)
+
+    def quantile(self, level: float) -> np.ndarray:
+        """(H,) or (n, H) at one of the levels. Raises ValueError for a level that was not asked for."""
+        if level not in self.levels:
+            listed = ", ".join(f"{q:g}" for q in self.levels)
+            raise ValueError(
+                f"level {level:g} was not forecast, only {listed}; name it in quantile_levels"
+            )
+        return self.quantiles[..., self.levels.index(level)]
+
+    def interval(self, coverage: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end, (H,) or (n, H) each, of the central interval that should hold `coverage` of the values.
+
+        Raises ValueError where its two levels were not asked for.
+        """
+        # rounded, because 1 - 0.9 is not 0.1 in binary
+        low = round((1 - coverage) / 2, 12)
+        return self.quantile(low), self.quantile(round(1 - low, 12))
+
+
+class Forecaster(Protocol):
+    """What forecasts; `tinytsm.TinyTSM` does."""
+
+    def predict_quantiles(
+        self, inputs: Any, prediction_length: int, quantile_levels: Any
+    ) -> tuple[Any, Any]: ...
+
+
+def forecast(
+    forecaster: Forecaster, x: Any, horizon: int, quantile_levels: Sequence[float] = QUANTILES
+) -> Prediction:
+    """Forecast one series, or many, each on its own.
+
+    x: numbers (T,), a list, an array or a pandas Series, None or NaN where missing: one series. An array (n, T) or a
+    list of such series of any lengths: n of them. Returns arrays without the first axis for one series.
+    Raises ValueError for what is no series of numbers, and for horizons and levels out of range.
+    """
+    if not hasattr(x, "__iter__"):
+        raise ValueError(f"x must be a series of numbers or a list of them, got {x!r}")
+    rows = list(x)
+    single = all(np.ndim(value) == 0 for value in rows)
+    series = [_numbers(row, i) for i, row in enumerate([rows] if single else rows)]
+    quantiles, mean = forecaster.predict_quantiles(
+        series, prediction_length=horizon, quantile_levels=list(quantile_levels)
+    )
+    q, m = np.asarray(quantiles), np.asarray(mean)
+    levels = tuple(float(level) for level in quantile_levels)
+    return Prediction(m[0], q[0], levels) if single else Prediction(m, q, levels)
+
+
+def _numbers(row: Any, position: int) -> np.ndarray:
+    array = np.asarray(row)
+    try:
+        # a list that holds None
+        array = array.astype(np.float64) if array.dtype.kind == "O" else array
+    except (TypeError, ValueError):
+        raise ValueError(f"x[{position}] must hold numbers, got {row!r:.60}") from None
+    if array.ndim != 1:
+        raise ValueError(
+            f"x[{position}] must be one series (T,), got shape {array.shape}; variates that belong "
+            "together are forecast by predict_quantiles"
+        )
+    return array

@@ -1,0 +1,211 @@
+"""Forecast a Parquet data set that is larger than memory, on one machine or a cluster, with Ray Data.
+
+    tinytsm scale sales/ --output forecasts/ --horizon 28 --workers 8
+    tinytsm scale s3://bucket/load/ --output s3://bucket/next/ --horizon 48 --address auto --id-column meter --target kwh
+
+The data set is a folder of Parquet files (or one file) with a long table: id, time stamp, target. Its rows are dealt to
+blocks by a hash of the id, so that a series lies whole in one block; blocks beyond the object store's memory spill to
+disk. Each worker loads the model once and forecasts block after block. A block whose worker dies is forecast again by
+another one. A series that cannot be forecast stops nothing: it gets one row that says why in the column "error", which
+is empty elsewhere. The result is a folder of Parquet files; the last line printed is one JSON document.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinytsm.config import QUANTILES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BLOCK = "__block"
+# A worker's memory holds a block a few times over: some hundred megabytes.
+ROWS_PER_BLOCK = 2_000_000
+_RETRIES = 3
+
+
+class BlockForecaster:
+    """What a worker runs: the model, loaded once, and a call for each block."""
+
+    def __init__(self, model: str, device: str, options: dict[str, Any]):
+        """options: of `tinytsm.frames.predict_frame`."""
+        import torch
+
+        from tinytsm.forecast import TinyTSM
+
+        # one worker per core: more threads would fight for it
+        if device == "cpu":
+            torch.set_num_threads(1)
+        self.model = TinyTSM.from_pretrained(model, device=device)
+        self.options = options
+
+    def __call__(self, block: "pd.DataFrame") -> "pd.DataFrame":
+        """The forecasts of a block's series, in the columns of `predict_df`, and `error`."""
+        import pandas as pd
+
+        from tinytsm.frames import predict_frame
+        from tinytsm.tables import InputError
+
+        table = block.drop(columns=_BLOCK, errors="ignore")
+        try:
+            return predict_frame(self.model, table, **self.options).assign(error="")
+        except InputError:
+            # one bad series must not cost the others: each on its own
+            pass
+        parts, id_column = [], self.options["id_column"]
+        for item, rows in table.groupby(id_column, sort=False):
+            try:
+                parts.append(predict_frame(self.model, rows, **self.options).assign(error=""))
+            except InputError as error:
+                parts.append(pd.DataFrame({id_column: [item], "error": [str(error)]}))
+        return pd.concat(parts, ignore_index=True).reindex(columns=self.columns())
+
+    def columns(self) -> list[str]:
+        """Names of the result's columns."""
+        names = [self.options["id_column"], self.options["timestamp_column"]]
+        levels = [str(level) for level in self.options["quantile_levels"]]
+        return [*names, "target_name", "predictions", *levels, "error"]
+
+
+def deal(table: "pd.DataFrame", *, id_column: str, blocks: int) -> "pd.DataFrame":
+    """The table with the number of each row's block, from a hash that is the same in every process."""
+    import numpy as np
+    import pandas as pd
+
+    # of the text, so that 7 in one file and "7" in another are one series
+    hashed = pd.util.hash_array(table[id_column].astype(str).to_numpy(object), categorize=True)
+    return table.assign(**{_BLOCK: (hashed % np.uint64(blocks)).astype(np.int64)})
+
+
+def forecast_dataset(
+    source: str | Sequence[str],
+    output: str,
+    *,
+    horizon: int,
+    workers: int,
+    model: str = "nano",
+    device: str = "cpu",
+    id_column: str = "item_id",
+    timestamp_column: str = "timestamp",
+    target: str = "target",
+    quantile_levels: Sequence[float | str] = QUANTILES,
+    freq: str | int | None = None,
+    rows_per_block: int = ROWS_PER_BLOCK,
+) -> dict[str, int]:
+    """Forecast a Parquet data set into a folder of Parquet files, on the Ray that is running, or one started here.
+
+    source, output: paths or addresses that Ray Data reads and writes. workers: model copies, one core each (one GPU
+    each where device is `cuda`). rows_per_block: the largest part that is in one worker's memory at a time, about; one
+    series is never split. Returns counts: rows, blocks. Raises ValueError for bad settings and an unusable model.
+    """
+    ray = require_ray()
+    from tinytsm import checkpoint
+    from tinytsm.frames import check_horizon, check_quantiles
+    from tinytsm.tables import InputError
+
+    if model not in checkpoint.shipped():
+        # found here, not by every worker; and workers may stand in another folder
+        model = str(checkpoint.resolve(model).resolve())
+
+    for name, value in (("workers", workers), ("rows_per_block", rows_per_block)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    options = {
+        "prediction_length": check_horizon(horizon),
+        "quantile_levels": check_quantiles(quantile_levels),
+        "id_column": id_column,
+        "timestamp_column": timestamp_column,
+        "target": target,
+        "freq": freq,
+    }
+    data = ray.data.read_parquet(source, columns=[id_column, timestamp_column, target])
+    rows = data.count()
+    blocks = max(workers, math.ceil(rows / rows_per_block))
+    dealt = data.map_batches(
+        deal, fn_kwargs={"id_column": id_column, "blocks": blocks}, batch_format="pandas"
+    )
+    forecasts = dealt.groupby(_BLOCK, num_partitions=blocks).map_groups(
+        BlockForecaster,
+        fn_constructor_args=(model, device, options),
+        batch_format="pandas",
+        concurrency=workers,
+        num_cpus=1,
+        num_gpus=1 if device.startswith("cuda") else None,
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+    )
+    forecasts.write_parquet(output)
+    return {"rows": rows, "blocks": blocks}
+
+
+def require_ray() -> Any:
+    """Ray, with its data library. Raises InputError with the command that helps."""
+    from tinytsm.tables import InputError
+
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise InputError("scaling out needs ray; run: pip install 'tinytsm[scale]'") from None
+    return ray
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tinytsm scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", nargs="+", help="Parquet folder, files or addresses")
+    add("--output", required=True, metavar="DIR", help="folder or address for the forecasts")
+    add("--horizon", required=True, type=int, metavar="H", help="steps to forecast")
+    add("--workers", type=int, default=1, metavar="N", help="model copies at work (default: 1)")
+    add("--model", default="nano", metavar="PATH", help="as for forecast (default: nano)")
+    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add("--id-column", default="item_id", metavar="NAME", help="(default: item_id)")
+    add("--timestamp-column", default="timestamp", metavar="NAME", help="(default: timestamp)")
+    add("--target", default="target", metavar="NAME", help="(default: target)")
+    add("--quantiles", default=",".join(map(str, QUANTILES)), metavar="LIST", help="levels")
+    add("--freq", metavar="STEP", help="of all series (default: inferred for each)")
+    add(
+        "--rows-per-block", type=int, default=ROWS_PER_BLOCK, metavar="N",
+        help=f"rows in a worker's memory at a time (default: {ROWS_PER_BLOCK})",
+    )  # fmt: skip
+    add(
+        "--address", metavar="ADDRESS", help="auto: this machine's Ray cluster (default: start one)"
+    )
+    add(
+        "--object-store-mb", type=int, metavar="MB",
+        help="shared memory of a cluster started here; what exceeds it spills to disk",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `tinytsm scale`; returns the exit status."""
+    args = parse(argv)
+    try:
+        ray = require_ray()
+        start: dict[str, Any] = {"address": args.address}
+        if args.address is None:
+            # a core more than workers, for reading and writing
+            start |= {"num_cpus": args.workers + 1, "include_dashboard": False}
+            if args.object_store_mb is not None:
+                start["object_store_memory"] = args.object_store_mb * 2**20
+        ray.init(log_to_driver=False, **start)
+        counts = forecast_dataset(
+            args.source, args.output, horizon=args.horizon, workers=args.workers, model=args.model,
+            device=args.device, id_column=args.id_column, timestamp_column=args.timestamp_column,
+            target=args.target, quantile_levels=args.quantiles.split(","),
+            freq=args.freq, rows_per_block=args.rows_per_block,
+        )  # fmt: skip
+    except (ValueError, FileNotFoundError) as error:
+        print(f"tinytsm scale: error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"output": args.output, "horizon": args.horizon} | counts))
+    return 0
