@@ -32,7 +32,7 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
             continue
         mixed += 1
         count = 1 if philox.bernoulli(mixing, 0.7) else 2
-        parents = []
+        parents: list[tuple[int, np.ndarray]] = []
         # The last parent first: the order of the drawing is no matter
         for p in range(count, 0, -1):
             purpose = lane + p * generator._LANE_STRIDE
