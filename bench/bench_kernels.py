@@ -13,11 +13,11 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import cases, timing
-from bench.record import TINY
+from bench.record import TINY, pick_device
 from tinytsm.config import PRESETS
 
 # The two ends: the presets between them add minutes of compiling on a CPU, and no other regime.
-_PRESETS = ["nano"] if TINY else list(PRESETS) if torch.cuda.is_available() else ["nano", "tiny"]
+_PRESETS = ["nano"] if TINY else list(PRESETS) if pick_device().type == "cuda" else ["nano", "tiny"]
 # Tokens of a series at a constant number of tokens of a batch: where a kernel's parallelism changes.
 _SWEEP = [32] if TINY else [32, 64, 128, 256, 512, 1024]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.record import TINY
+from bench.record import TINY, pick_device
 from tinytsm import ops
 from tinytsm.config import PRESETS, QUANTILES, ModelConfig
 from tinytsm.kernels import reference
@@ -206,7 +206,7 @@ def rivals(op: str) -> list[str]:
     In tiny mode the kernels also run in Triton's interpreter, which proves that they do and says nothing of speed.
     """
     found = ["eager", "compiled"]
-    on_gpu = torch.cuda.is_available()
+    on_gpu = pick_device().type == "cuda"
     if op in KERNELS and (on_gpu or (TINY and kernel_device() is not None)):
         found.insert(0, "kernel")
     if op not in KERNELS and on_gpu and find_spec("liger_kernel") is not None:
