@@ -205,7 +205,8 @@ def whole_backward(
     tl.store(p_grad[:, None] + 2 * heads * E + o_e[None, :], narrow(dv, dtype), mask[:, None])
     v = tl.load(p[:, None] + 2 * stride_c + o_e[None, :], mask[:, None], other=0.0)
     dp = dot(do, tl.trans(v), tl.zeros((BT, BT), tl.float32))
-    delta = tl.sum(weights * dp, 1)
+    # the logarithms are rounded, so a row's weights add up to 1 but nearly: undivided, that would enter every gradient
+    delta = tl.sum(weights * dp, 1) / tl.sum(weights, 1)
     ds = weights * (dp - delta[:, None]) * (1.0 / E**0.5)
     if not CAUSAL:
         ds = tl.where(b_state == _ALONE, 0.0, ds)

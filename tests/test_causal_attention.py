@@ -166,7 +166,8 @@ def test_both_paths_are_dispatched(monkeypatch):
     monkeypatch.setattr(attention, "architecture", lambda: 80)
     assert attention.whole_tile(128, qkv, backward=True) is None
     assert attention.whole_tile(128, qkv, backward=False) == 128
-    assert attention.whole_tile(1, qkv.float(), backward=False) is None
+    assert attention.whole_tile(1, qkv[..., :32].float(), backward=False) is None
+    assert not attention.supports(qkv.float())
     assert attention.whole_tile(1, qkv.repeat(1, 1, 1, 1, 2), backward=False) is None
 
 

@@ -86,11 +86,11 @@ def test_groups_that_share_a_tile(path, variates, masked):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("variates", [7, 65, 150])
 def test_streamed_groups(path, variates, masked):
-    present = some_absent(variates, 2) if masked else None
+    present = some_absent(variates) if masked else None
     if masked and variates > 128:
         # a whole block of keys that nobody sees
         present[: variates - 10] = False
-    check(inputs(variates, items=2, tokens=1, heads=1), variates, present)
+    check(inputs(variates, tokens=1, heads=1), variates, present)
 
 
 @pytest.mark.usefixtures("poisoned")

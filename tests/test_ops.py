@@ -70,13 +70,22 @@ def test_attention_back_ends_agree(backend, masked):
     inputs = attention_inputs()
     name, settings = "causal_attention", {}
     if masked is not None:
-        # the last item has no variate at all
-        present = torch.tensor([True, True, True, False, False, False]) if masked else None
+        present = torch.tensor([True, True, True, False, False, True]) if masked else None
         name, settings = "feature_attention", {"variates": 2, "present": present}
     truth = with_gradients((getattr(reference, name)(*inputs, **settings),), *inputs)
     found = with_gradients((getattr(ops, name)(*inputs, **settings, backend=backend),), *inputs)
     for a, b in zip(found, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ops.ATTENTION_BACKENDS[-2:])
+def test_an_item_without_any_variate_gives_numbers(backend):
+    inputs, present = attention_inputs(), torch.zeros(6, dtype=torch.bool)
+    settings = {"variates": 2, "present": present, "backend": backend}
+    found = with_gradients((ops.feature_attention(*inputs, **settings),), *inputs)
+    truth = reference.feature_attention(*inputs, variates=2, present=present)
+    torch.testing.assert_close(found[0], truth)
+    assert all(t.isfinite().all() for t in found)
 
 
 def test_attention_back_end_is_chosen_by_what_can_compute_it(monkeypatch):

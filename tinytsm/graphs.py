@@ -6,7 +6,7 @@ memory at every replay: batches are copied into the recorded one's tensors, and 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ class _Recording(NamedTuple):
     batch: Batch
     loss: Tensor
     grads: list[Tensor | None]
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
 
 
 class Recorder:
@@ -46,9 +50,8 @@ class Recorder:
         found = self._recordings.get(shape)
         if found is None:
             found = self._recordings[shape] = self._record(step, model, batch)
-        for ours, new in zip(found.batch, batch, strict=True):
-            if isinstance(ours, Tensor) and isinstance(new, Tensor):
-                ours.copy_(new)
+        for name, tensor in _tensors(found.batch).items():
+            tensor.copy_(getattr(batch, name))
         found.graph.replay()
         for parameter, grad in zip(model.parameters(), found.grads, strict=True):
             parameter.grad = grad
@@ -56,10 +59,8 @@ class Recorder:
         return found.loss.clone()
 
     def _record(self, step: Callable[[Batch], Tensor], model: Model, batch: Batch) -> _Recording:
-        x, target, resolution, offset, variates, number = batch
-        batch = Batch(
-            x.clone(), target.clone(), resolution.clone(), offset.clone(), variates, number
-        )
+        copies: dict[str, Any] = {name: t.clone() for name, t in _tensors(batch).items()}
+        batch = batch._replace(**copies)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
