@@ -39,8 +39,8 @@ def detect(x: np.ndarray, variates: int = 1) -> np.ndarray:
     seen = ~np.isnan(x)
     z = _soften(np.where(seen, x, 0.0), seen)
     d, pairs = _variogram(z, seen, lags)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        level = np.nanmean(np.where(pairs > 0, d, np.nan), 1, keepdims=True) if d.size else d
+    known = (pairs > 0).sum(1, keepdims=True)
+    level = np.where(pairs > 0, d, 0.0).sum(1, keepdims=True) / np.maximum(known, 1)
     good = (pairs > 0) & (level > 0)
     weighted = np.where(good, d / np.where(level > 0, level, 1.0), 0.0) * pairs
     total = pairs * (level > 0)

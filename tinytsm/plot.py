@@ -357,6 +357,39 @@ def regret_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, titl
     save(figure, Path(path))
 
 
+def strategy_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Draw the loss of each strategy and horizon against its time, both relative to one pass.
+
+    records: as `tinytsm.study_sifi.study` returns them, one pass first.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=_DPI, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for i, horizon in enumerate(dict.fromkeys(record["horizon"] for record in records)):
+        own = [r for r in records if r["horizon"] == horizon and r["loss"] is not None]
+        color = _COLORS[i % len(_COLORS)]
+        times = [r["seconds"] / max(own[0]["seconds"], 1e-9) for r in own]
+        axes.scatter(times, [r["loss"] for r in own], color=color, s=18, label=f"{horizon} steps")
+        for record, at in zip(own, times, strict=True):
+            axes.annotate(
+                record["strategy"],
+                (at, record["loss"]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=_TEXT,
+            )
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xscale("log")
+    axes.set_xlabel("time, relative to one pass", color=_TEXT)
+    axes.set_ylabel("loss, relative to one pass", color=_TEXT)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT, title="horizon", title_fontsize=8.5)
+    _dress(axes)
+    save(figure, Path(path))
+
+
 def _read_log(log: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     try:
         with log.open(encoding="utf-8", newline="") as file:

@@ -20,7 +20,7 @@ def interpolate_levels(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
     """
     score = NormalDist().inv_cdf
     knots = [score(q) for q in QUANTILES]
-    most = torch.finfo(quantiles.dtype).max / 4
+    most = torch.finfo(quantiles.dtype).max
     columns = []
     for level in levels:
         if level in QUANTILES:
@@ -28,16 +28,19 @@ def interpolate_levels(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
             continue
         z = score(level)
         i = min(max(1, int(np.searchsorted(knots, z))), len(knots) - 1)
-        # in quarters, so that differences of the largest numbers stay finite
-        low, high = quantiles[..., i - 1] / 4, quantiles[..., i] / 4
+        low, high = quantiles[..., i - 1], quantiles[..., i]
         share = (z - knots[i - 1]) / (knots[i] - knots[i - 1])
-        between = (low + (high - low) * share).clamp(-most, most)
-        # rounding must not carry a level past its neighbours
-        if z > knots[0]:
-            between = torch.maximum(between, high if z > knots[-1] else low)
-        if z < knots[-1]:
-            between = torch.minimum(between, low if z < knots[0] else high)
-        columns.append(between * 4)
+        # half the difference, twice, because the difference of the largest numbers is infinite; each operation rises
+        # with the share, and rounding must not carry a level past its neighbours
+        half = high / 2 - low / 2
+        if share > 1:
+            value = torch.maximum(high + half * (share - 1) + half * (share - 1), high)
+        elif share < 0:
+            value = torch.minimum(low + half * share + half * share, low)
+        else:
+            value = (low + half * share + half * share).clamp(low, high)
+        value = value.clamp(-most, most)
+        columns.append(value)
     return torch.stack(columns, -1)
 
 
@@ -52,34 +55,35 @@ def accumulate(quantiles: Tensor, *, patch: int, roll: int, stage: int) -> Tenso
     length = quantiles.shape[1]
     if length <= roll:
         return quantiles
-    # in quarters, so that differences of the largest numbers stay finite
-    middle = quantiles[..., MEDIAN, None] / 4
-    spread = quantiles / 4 - middle
+    # which side of the median a level lies on; spreads of the largest numbers may be infinite, and are cut at the end
+    side = torch.sign(torch.arange(quantiles.shape[-1]) - MEDIAN).to(quantiles.dtype)
+    middle = quantiles[..., MEDIAN, None]
+    spread = (quantiles - middle).abs()
     for start in range(roll, length, roll):
         before = spread[:, start - patch : start].mean(1, keepdim=True)
-        block = spread[:, start : start + roll]
         if start % stage == 0:
-            spread[:, start : start + stage] = torch.sign(before) * torch.hypot(
-                spread[:, start : start + stage], before
-            )
-        wider = torch.where(before > 0, torch.maximum(block, before), torch.minimum(block, before))
-        spread[:, start : start + roll] = wider
-    most = torch.finfo(quantiles.dtype).max / 4
-    # hypot may be out of order by a rounding error
-    return (middle + spread).clamp(-most, most).cummax(-1).values * 4
+            whole = spread[:, start : start + stage]
+            spread[:, start : start + stage] = torch.hypot(whole, before)
+        block = spread[:, start : start + roll]
+        spread[:, start : start + roll] = torch.maximum(block, before)
+    most = torch.finfo(quantiles.dtype).max
+    # the median's own spread is 0, and 0 times infinity must not arise; hypot may be out of order by a rounding error
+    moved = torch.where(side == 0, 0.0, side * spread.clamp_max(most))
+    return (middle + moved).clamp(-most, most).cummax(-1).values
 
 
 def average(members: Sequence[Tensor]) -> Tensor:
     """Mean of several forecasts of one thing, (V, H, Q) or (V, H) each, level by level.
 
-    The mean of rising sequences rises, after rounding too, so nothing has to be sorted.
+    Equal members give themselves, and the mean of rising sequences rises, after rounding too: it is kept between the
+    least and the largest member, which rise.
     """
-    # each divided first: a sum of the largest numbers would overflow; one after the other, so that every level's
-    # sum is rounded alike
-    total = members[0] / len(members)
+    total, least, largest = members[0] / len(members), members[0], members[0]
     for member in members[1:]:
+        # each divided first: a sum of the largest numbers would overflow
         total = total + member / len(members)
-    return total
+        least, largest = torch.minimum(least, member), torch.maximum(largest, member)
+    return total.clamp(least, largest)
 
 
 def as_counts(values: Tensor, *, nonnegative: bool, integer: bool) -> Tensor:
