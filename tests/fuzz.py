@@ -82,7 +82,7 @@ def series(rng: np.random.Generator) -> np.ndarray:
     steps = int(rng.choice(LENGTHS))
     variates = int(rng.choice((0, 0, 0, 0, 0, 1, 2, 3, 5)))
     values = np.stack([curve(rng, steps) for _ in range(max(1, variates))])
-    dtype = rng.choice(DTYPES)
+    dtype = rng.choice(DTYPES)  # type: ignore[arg-type]
     if np.issubdtype(dtype, np.floating):
         most = float(np.finfo(dtype).max)
         with np.errstate(over="ignore", under="ignore"):

@@ -1,5 +1,8 @@
 """Forecasting arrays: any input, any horizon, the same bits whatever shares the batch."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,6 @@ from tinytsm import TinyTSM
 from tinytsm.config import QUANTILES, ModelConfig
 from tinytsm.model import Model
 from tinytsm.quantiles import interpolate_levels
-from tinytsm.rows import centre
 
 SMALL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
@@ -165,15 +167,6 @@ def test_levels_between_and_beyond_the_trained_ones() -> None:
     torch.testing.assert_close(interpolate_levels(trained, levels), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_centring_keeps_the_bits() -> None:
-    values = np.array([[1e9, 1e9 + 0.5, np.nan, 1e9 - 2.0]])
-    padded = np.concatenate((np.full((1, 2), np.nan), values), 1)
-    one = centre(padded, np.array([2**-52]))
-    back = one.origin[:, None] + one.x[:, 2:].astype(np.float64) / one.unit[:, None]
-    assert np.array_equal(back, values, equal_nan=True)
-    assert np.isnan(one.x[:, :2]).all()
-
-
 @pytest.mark.parametrize(
     ("inputs", "horizon", "levels", "message"),
     [
@@ -186,6 +179,9 @@ def test_centring_keeps_the_bits() -> None:
         ([[1.0]], 2.5, [0.5], "prediction_length must be an integer, got 2.5"),
         ([[1.0]], 5, [1.0], "between 0 and 1, got 1.0"),
         ([[1.0]], 5, [], "quantile_levels is empty"),
+        ("text", 5, [0.5], "inputs must be an array or a list of arrays, got 'text'"),
+        ([1.0, 2.0], 5, [0.5], r"got \(\): put a series of its own in a list"),
+        ([[[1.0], [2.0, 3.0]]], 5, [0.5], "got rows of unequal lengths"),
     ],
 )
 def test_bad_arguments_are_named(
@@ -193,3 +189,69 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         forecaster.predict_quantiles(inputs, horizon, levels)
+
+
+def test_counts(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.poisson(0.7, size=200)
+    plain, mean = forecaster.predict_quantiles([x], 30)
+    assert isinstance(plain, torch.Tensor) and isinstance(mean, torch.Tensor)
+    assert (plain < 0).any()
+    counts, cut = forecaster.predict_quantiles([x], 30, nonnegative=True, integer=True)
+    assert torch.equal(torch.as_tensor(counts), plain.round().clamp_min(0))
+    assert torch.equal(torch.as_tensor(cut), mean.clamp_min(0))
+
+
+def test_a_stream_is_read_as_it_is_taken(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield series[4]
+
+    stream = forecaster.predict_stream(endless(), 7, effort="fast")
+    assert taken == 0
+    quantiles, mean = next(stream)
+    assert quantiles.shape == (7, 9) and mean.shape == (7,) and taken <= 1024
+    assert torch.equal(quantiles, single(forecaster.with_options(effort="fast"), series[4], 7)[0])
+
+
+def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    item = rng.normal(size=(1000, 20))
+    (quantiles,), (mean,) = forecaster.predict_quantiles([item], 3, effort="fast")
+    assert quantiles.shape == (1000, 3, 9) and mean.shape == (1000, 3)
+    # 16 pieces, 62 or 63 variates each: the first does not know of the others
+    (piece,), _ = forecaster.predict_quantiles([item[:63]], 3, effort="fast")
+    assert torch.equal(quantiles[:63], piece)
+
+
+def test_a_long_history_is_its_newest_part(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=300_000)
+    assert torch.equal(single(forecaster, x, 5), single(forecaster, x[-1024:], 5))
+    x[0] = np.inf  # is not looked at
+    assert single(forecaster, x, 5).isfinite().all()
+
+
+def test_a_long_missing_end_counts_as_a_shorter_one(
+    forecaster: TinyTSM, series: list[np.ndarray]
+) -> None:
+    short, long = (np.r_[series[6], np.full(n, np.nan)] for n in (512, 50_000))
+    assert torch.equal(single(forecaster, long, 5), single(forecaster, short, 5))
+    assert (single(forecaster, long, 5).diff(dim=-1) > 0).all()
+
+
+def test_the_interval_does_not_collapse_far_away(
+    forecaster: TinyTSM, series: list[np.ndarray]
+) -> None:
+    for effort in ("fast", "best"):
+        quantiles, _ = forecaster.predict_quantiles([series[7]], 20_000, effort=effort)
+        width = torch.as_tensor(quantiles)[0, :, -1] - torch.as_tensor(quantiles)[0, :, 0]
+        assert width.isfinite().all()
+        assert width[-128:].mean() >= width[:128].mean()
+
+
+def test_no_numba_and_no_pandas_to_forecast() -> None:
+    code = "import sys, tinytsm.forecast; print({'numba', 'pandas'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "set()"

@@ -13,7 +13,8 @@ from tinytsm import study, study_sifi
 class Offset:
     """Forecasts 0 plus the stride less one, at every level; the rule's stride counts as 3."""
 
-    def predict_quantiles(self, inputs, prediction_length, quantile_levels, *, strides, symmetry):
+    def predict_quantiles(self, inputs, prediction_length, quantile_levels, **options):
+        strides = options["strides"]
         stride = 3 if strides == "auto" else max(strides)
         quantiles = np.full((len(inputs), prediction_length, len(quantile_levels)), stride - 1.0)
         return quantiles, quantiles[..., 0]
