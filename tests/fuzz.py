@@ -44,7 +44,6 @@ def network(seed: int = 0) -> TinyTSM:
         context_patches=16,
         horizon_patches=2,
         half_life_loc=8.0,
-        period_patches=bool(seed % 2),
     )
     generator = torch.Generator().manual_seed(seed)
     model = Model(config, generator)

@@ -1,6 +1,5 @@
 """Strategies around one forward pass: phases and interleaving, averaging, the mirror image, efforts."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -62,11 +61,9 @@ def test_phases_interleave_to_the_steps_that_follow(stride: int, length: int, st
 def test_phases_see_what_the_definition_says() -> None:
     item = Item(np.arange(10.0)[None], EPS)
     # phase r ends at step T - r and has spacing s; the one that forecasts the nearest step first
-    ends = [query.values[0].tolist() for query in phases(item, 4, 100, per_token=32)]
+    ends = [query.values[0].tolist() for query in phases(item, 4, 100)]
     assert ends == [[2, 6], [3, 7], [0, 4, 8], [1, 5, 9]]
-    assert (
-        len(phases(item, 4, 3, per_token=32)) == 3
-    )  # the fourth would forecast nothing that is asked for
+    assert len(phases(item, 4, 3)) == 3  # the fourth would forecast nothing that is asked for
 
 
 def test_interleaving_takes_turns() -> None:
@@ -156,13 +153,12 @@ def test_the_rule_finds_the_period(forecaster: TinyTSM, rng: np.random.Generator
 
 
 def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) -> None:
-    config = dataclasses.replace(SMALL, period_patches=True)
-    items = [Item(rng.normal(size=(v, n)).cumsum(1), EPS) for v in (1, 1, 1, 3) for n in (9, 500)]
-    items += [Item(5 * np.sin(np.arange(900.0) * 2 * np.pi / p)[None], EPS) for p in (7, 24, 50)]
+    items = [Item(rng.normal(size=(v, n)).cumsum(1), EPS) for v in (1, 1, 1, 3) for n in (9, 4000)]
+    items += [Item(5 * np.sin(np.arange(4000.0) * 2 * np.pi / p)[None], EPS) for p in (7, 24, 50)]
     gappy = items[-1].values.copy()
-    gappy[0, 30:40] = np.nan
+    gappy[0, 3030:3040] = np.nan
     items.append(Item(gappy, EPS))
-    ask = functools.partial(_periods, length=10, config=config, by_rule=False)
+    ask = functools.partial(_periods, length=SMALL.horizon_length, config=SMALL, by_rule=True)
     together = ask(items)
     assert together == [ask([item])[0] for item in items]
     assert together[-4:] == [7, 24, 50, 50]
@@ -170,25 +166,11 @@ def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) 
     assert set(_periods(items, 10, config=SMALL, by_rule=True)) == {0}
 
 
-def test_patches_fit_the_period(forecaster: TinyTSM) -> None:
-    fitted = TinyTSM(Model(dataclasses.replace(SMALL, period_patches=True)))
-    fitted.model.load_state_dict(forecaster.model.state_dict())
-    plain = np.random.default_rng(0).normal(size=700)
-    assert torch.equal(predict(fitted, plain, 300), predict(forecaster, plain, 300))
-    # 12 steps: 24 in each token, 28 tokens of history and a roll after 96 steps
-    season = np.tile(np.arange(12.0) ** 2, 60)
-    forecast = predict(fitted, season, 300)
-    assert forecast.shape == (300, 9) and forecast.isfinite().all()
-    assert not torch.equal(forecast, predict(forecaster, season, 300))
-    width = forecast[:, -1] - forecast[:, 0]
-    assert (width[96:120] >= width[72:96].mean() * (1 - 1e-5)).all()
-
-
 def test_shapes_hold_the_span() -> None:
     forward = Forward(Model(SMALL), device=torch.device("cpu"), batch_size=None, symmetric=False)
 
     def tokens(span: int, length: int = 1) -> int:
-        return forward.shape(Query(np.zeros((1, span)), EPS, length, span, SMALL.patch)).tokens
+        return forward.shape(Query(np.zeros((1, span)), EPS, length, span)).tokens
 
     assert [tokens(n) for n in (1, 512, 513, 1024, 10**6)] == [16, 16, 32, 32, 32]
     # missing tokens after the context count too

@@ -1,10 +1,8 @@
-"""Rows: centring loses nothing, and slots hold the steps that they should."""
+"""Rows: centring loses nothing, and rows do not depend on each other."""
 
 import numpy as np
-import pytest
-import torch
 
-from tinytsm.rows import centre, to_slots, to_steps
+from tinytsm.rows import centre
 
 
 def test_centring_keeps_the_bits() -> None:
@@ -30,22 +28,3 @@ def test_a_row_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> No
         alone = centre(values[i : i + 1], np.full(1, 2.0**-52))
         for a, b in zip(alone, together, strict=True):
             assert np.array_equal(a[0], b[i])
-
-
-@pytest.mark.parametrize("width", [1, 3, 4])
-def test_slots_and_steps_by_hand(width: int) -> None:
-    steps = np.arange(12.0)[None]
-    slots = to_slots(steps, np.array([width]), 4).reshape(3, 4)
-    wanted = steps[0, 12 - 3 * width :].reshape(3, width)
-    assert np.array_equal(slots[:, :width], wanted) and np.isnan(slots[:, width:]).all()
-    back = to_steps(torch.from_numpy(slots.reshape(1, 12, 1)), width, 4)
-    assert back.shape == (1, 3 * width, 1) and back.flatten().tolist() == wanted.ravel().tolist()
-
-
-def test_every_row_has_its_own_width(rng: np.random.Generator) -> None:
-    steps, widths = rng.normal(size=(6, 32)), np.array([8, 3, 8, 5, 3, 1])
-    slots = to_slots(steps, widths, 8)
-    for i, width in enumerate(widths):
-        assert np.array_equal(
-            slots[i : i + 1], to_slots(steps[i : i + 1], np.array([width]), 8), equal_nan=True
-        )

@@ -47,10 +47,6 @@ class ModelConfig:
     )
     frame_features: bool = _setting(True, "tell each token how its frame moved")
 
-    period_patches: bool = _setting(
-        False, "patches hold as many steps as fit the period that the series shows"
-    )
-
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "d_ff", "head_rank", "patch"):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")

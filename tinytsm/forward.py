@@ -15,7 +15,7 @@ from torch import Tensor
 from tinytsm.config import TOKEN_MULTIPLE
 from tinytsm.model import Model, Tokens
 from tinytsm.quantiles import MEDIAN, accumulate, average
-from tinytsm.rows import centre, to_slots, to_steps
+from tinytsm.rows import centre
 
 # Tokens computed at once. On CPU few enough for activations to stay in the second-level cache.
 _TOKENS_AT_ONCE = 512
@@ -26,14 +26,13 @@ class Query(NamedTuple):
     """One item to forecast.
 
     values: (V, T) float64, newest last, NaN where missing. eps: of the dtype that they came in. length: steps to
-    forecast. span: the number of steps that chooses the shape, T or more. per_token: steps of a token, P at most.
+    forecast. span: the number of steps that chooses the shape, T or more.
     """
 
     values: np.ndarray
     eps: float
     length: int
     span: int
-    per_token: int
 
 
 class Shape(NamedTuple):
@@ -91,11 +90,11 @@ class Forward:
     def shape(self, query: Query) -> Shape:
         """The shape that a query is computed in."""
         config = self.config
-        patches = math.ceil(query.length / query.per_token)
+        patches = math.ceil(query.length / config.patch)
         beyond = patches - config.horizon_patches
         # so that the last of them reaches a horizon beyond one token's
         extra = max(0, min(beyond, config.horizon_patches, config.context_patches // 2))
-        wanted = math.ceil(query.span / query.per_token) + extra
+        wanted = math.ceil(query.span / config.patch) + extra
         tokens = TOKEN_MULTIPLE
         while tokens < min(wanted, config.context_patches):
             tokens *= 2
@@ -139,9 +138,9 @@ class Forward:
             (
                 accumulate(
                     torch.cat([q for q, _ in part], 1)[:, : query.length],
-                    patch=query.per_token,
-                    roll=config.horizon_patches * query.per_token,
-                    stage=whole_stage * query.per_token,
+                    patch=config.patch,
+                    roll=config.horizon_length,
+                    stage=whole_stage * config.patch,
                 ),
                 torch.cat([m for _, m in part], 1)[:, : query.length],
             )
@@ -157,34 +156,28 @@ class Forward:
         at_once: int,
         patches: int,
     ) -> list[tuple[Tensor, Tensor]]:
-        """The next `patches` patches of each history, in one pass: (V, patches * per_token, Q) and without Q."""
+        """The next `patches` patches of each history, in one pass: (V, patches * P, Q) and without Q."""
         patch, rows = self.config.patch, at_once * shape.variates
         context = (shape.tokens - shape.extra) * patch
         steps = np.full((rows, context), np.nan)
-        eps, per_token = np.zeros(rows), np.full(rows, patch)
+        eps = np.zeros(rows)
         present = torch.zeros(rows, dtype=torch.bool)
         places = []
         for j, (history, query) in enumerate(zip(histories, queries, strict=True)):
             at = slice(j * shape.variates, j * shape.variates + len(history))
             newest = history[:, -context:]
             steps[at, context - newest.shape[1] :] = newest
-            eps[at], per_token[at], present[at] = query.eps, query.per_token, True
+            eps[at], present[at] = query.eps, True
             places.append(at)
         centred = centre(steps, eps)
         x = np.full((rows, shape.tokens * patch), np.nan, np.float32)
-        x[:, :context] = to_slots(centred.x, per_token, patch)
+        x[:, :context] = centred.x
         mean, quantiles = self._compute(x, centred.resolution, present, shape, patches)
         origin, unit = torch.from_numpy(centred.origin), torch.from_numpy(centred.unit)
         most = torch.finfo(torch.float64).max
         quantiles = (origin[:, None, None] + quantiles / unit[:, None, None]).clamp(-most, most)
         mean = (origin[:, None] + mean / unit[:, None]).clamp(-most, most)
-        return [
-            (
-                to_steps(quantiles[at], query.per_token, patch),
-                to_steps(mean[at], query.per_token, patch),
-            )
-            for at, query in zip(places, queries, strict=True)
-        ]
+        return [(quantiles[at], mean[at]) for at in places]
 
     def _compute(
         self, x: np.ndarray, resolution: np.ndarray, present: Tensor, shape: Shape, patches: int

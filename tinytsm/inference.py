@@ -73,11 +73,7 @@ def forecast_items(
         )
         plan = []
         for stride in [s for s in wanted if _shows_all(item, s)] or [1]:
-            per_token = config.patch
-            if config.period_patches:
-                own = cycle // stride if cycle % stride == 0 else 0
-                per_token = period.stride(own, config.patch)
-            found = phases(item, stride, length, per_token=per_token)
+            found = phases(item, stride, length)
             plan.append((stride, slice(len(queries), len(queries) + len(found))))
             queries += found
         plans.append(plan)
@@ -100,7 +96,7 @@ def _periods(
         steps = item.values.shape[1]
         # looking for a period takes as long as a pass
         strides = choose_strides(steps, length=length, dominant_period=0, config=config)
-        if config.period_patches or (by_rule and strides != (1,)):
+        if by_rule and strides != (1,):
             newest = item.values[:, -config.context_length :]
             groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
     for (variates, steps, _), members in groups.items():
@@ -127,7 +123,7 @@ def _shows_all(item: Item, stride: int) -> bool:
     )
 
 
-def phases(item: Item, stride: int, length: int, *, per_token: int) -> list[Query]:
+def phases(item: Item, stride: int, length: int) -> list[Query]:
     """The phases of one stride that forecast any of the next `length` steps, in the order of what they forecast first.
 
     All have the same length and span, so that they are computed in the same shape.
@@ -138,7 +134,7 @@ def phases(item: Item, stride: int, length: int, *, per_token: int) -> list[Quer
     for first in range(min(stride, length)):
         newest = steps - stride + first  # T - 1 - r, with r = stride - 1 - first
         values = item.values[:, newest % stride : newest + 1 : stride]
-        queries.append(Query(values, item.eps, count, span, per_token))
+        queries.append(Query(values, item.eps, count, span))
     return queries
 
 

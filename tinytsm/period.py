@@ -1,9 +1,4 @@
-"""The dominant period of a series, from its own values, and patches that fit it.
-
-A tiny model copies a season well where the season is a whole number of tokens: then the same place of the season is
-the same slot of a token, a fixed number of tokens back. So where a series has a period, its patches hold fewer steps
-than they have slots, `stride` of them, such that period and stride divide each other.
-"""
+"""The dominant period of a series, from its own values."""
 
 import numpy as np
 
@@ -118,15 +113,3 @@ def _dips(d: np.ndarray, pairs: np.ndarray) -> np.ndarray:
             same = 1.0 - ratio[:, season - 2] >= _SAME * depth[rows, first]
             found = np.where(near & same, season, found)
     return found
-
-
-def stride(period: int, patch: int) -> int:
-    """Steps per token, at most `patch`, such that period and stride divide each other; `patch` where none does.
-
-    The largest such stride above half a patch: a longer one reaches further back.
-    """
-    if period < 2:
-        return patch
-    if period <= patch:
-        return patch // period * period
-    return next((q for q in range(patch, patch // 2 - 1, -1) if period % q == 0), patch)

@@ -1,13 +1,8 @@
-"""Series to the rows that the model reads, and back: centring, and the two maps between steps and slots.
-
-A token has P slots and holds the `per_token` newest steps that fit it, in its first slots; the other slots are missing.
-The same slots of a horizon patch are the steps that it forecasts. Letters: R rows, P slots of a token.
-"""
+"""Series to the rows that the model reads: centred without losing a digit. Letters: R rows."""
 
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from tinytsm.ops import DEGENERATE_ULPS
 
@@ -42,29 +37,3 @@ def centre(values: np.ndarray, eps: np.ndarray) -> Centred:
     unit /= 2
     resolution = np.minimum(1e30, DEGENERATE_ULPS * eps * np.abs(origin) * unit)
     return Centred(x, origin, unit, resolution)
-
-
-def to_slots(steps: np.ndarray, per_token: np.ndarray, patch: int) -> np.ndarray:
-    """Steps, newest last, to the slots of tokens, newest token last.
-
-    steps: (R, N * P). per_token: (R,) steps that a token of the row holds, P at most. Returns (R, N * P): of each row
-    its newest N * per_token steps, the slots beyond per_token NaN.
-    """
-    if (per_token == patch).all():
-        return steps
-    slots = np.full_like(steps, np.nan)
-    tokens = steps.shape[1] // patch
-    for width in np.unique(per_token):
-        rows = per_token == width
-        held = steps[rows, steps.shape[1] - tokens * width :].reshape(-1, tokens, width)
-        inside = slots[rows].reshape(-1, tokens, patch)
-        inside[..., :width] = held
-        slots[rows] = inside.reshape(len(held), -1)
-    return slots
-
-
-def to_steps(slots: Tensor, per_token: int, patch: int) -> Tensor:
-    """Slots of horizon patches to the steps that they forecast. slots: (R, K * P, ...). Returns (R, K * per_token, ...)."""
-    if per_token == patch:
-        return slots
-    return slots.unflatten(1, (-1, patch))[:, :, :per_token].flatten(1, 2)
