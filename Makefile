@@ -16,13 +16,15 @@ HORIZON ?= 36
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # A run that left a checkpoint goes on from it; a complete one has nothing left to do.
 RESUME = $(if $(wildcard $(RUN)/checkpoints/step-*),--resume)
+MINUTES_GPU ?= 9.5
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 FORECAST = $(RUN)/$(basename $(notdir $(SERIES)))_forecast
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench gate clean
+.PHONY: help train test lint bench bench-cpu bench-gpu bench-peers gate clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo "make train MINUTES=60                     a longer run (default $(MINUTES))"
 	@echo "make train PRESET=mini                    a larger model (default $(PRESET); nano, mini, tiny)"
@@ -48,6 +50,18 @@ lint: $(VENV)/.dev  ## style and types only
 
 bench: $(VENV)/.dev  ## the benchmarks, at full size
 	$(BIN)/python -m pytest bench --benchmark-only
+
+bench-cpu: $(VENV)/.dev  ## the same in 15 minutes, kept under bench/results, and the README's tables made from it
+	TINYTSM_BENCH_DEVICE=cpu $(BIN)/python -m pytest bench --benchmark-only --compare \
+	  --minutes 2.8 --save bench/results; s=$$?; $(BIN)/python -m bench.report && exit $$s
+
+# Nothing is installed here: machines with a GPU come with a torch of their own, and often without a network.
+bench-gpu:  ## every figure that a GPU can give, in ten minutes: SECTION='kernels', MINUTES_GPU=5
+	$(GPU_PYTHON) -m bench.gpu --minutes $(MINUTES_GPU) $(if $(SECTION),--section $(SECTION))
+
+bench-peers: $(VENV)-peers/.done  ## other models on this machine, in an environment of their own
+	$(VENV)-peers/bin/python -m bench.peers
+	$(VENV)-peers/bin/python -m bench.report --no-plots
 
 gate: $(VENV)/.dev $(VENV)/triton-3.6  ## compile every kernel for three GPUs under two Tritons, no GPU needed
 	$(BIN)/python -m tinytsm.gate --full --arch 80 90 100 > docs/gate-newest.txt; s=$$?; cat docs/gate-newest.txt; exit $$s
@@ -80,6 +94,14 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	  $(BIN)/pip install --constraint constraints.txt --editable '.[dev]' || exit 1; \
 	  { set +x; } 2>/dev/null; echo "tinytsm and its tools: installed in $$(( $$(date +%s) - start )) s"
 	@touch $(VENV)/.train $@
+
+# As bench/peers/requirements.txt says, and why.
+$(VENV)-peers/.done: bench/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/pip install $(TORCH)
+	$(VENV)-peers/bin/pip install -r $<
+	$(VENV)-peers/bin/pip install --no-deps granite-tsfm==0.3.11
+	@touch $@
 
 # The oldest Triton that the kernels keep to, beside the installed one; it needs a NumPy of its time.
 $(VENV)/triton-3.6: $(VENV)/.dev

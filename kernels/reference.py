@@ -20,6 +20,9 @@ FEATURE_LIMIT = 10.0
 PREFIX_PATCHES = 4
 NORMS = ("dart", "last", "prefix", "revin", "none")
 
+NORM_EPS = 1e-6
+ROTARY_BASE = 10000.0
+
 # Horizon patches k of one octave, and every how many tokens it is evaluated.
 MAX_STRIDE = 16
 HUBER_DELTA = 3.0
@@ -208,7 +211,7 @@ def dart_patch_embed(
     return h, frame.loc, torch.where(frame.usable, frame.scale, 0.0), token_weight
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
+def rms_norm(x: Tensor, gain: Tensor, eps: float = NORM_EPS) -> Tensor:
     """Root-mean-square norm over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4).
 
     x: (..., D). gain: (D,). Returns (..., D) in x's dtype.
@@ -223,25 +226,33 @@ def swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def rotary(x: Tensor, base: float = 10000.0) -> Tensor:
-    """Rotary position embedding over token index (Su et al. 2021, arXiv:2104.09864, eq. 34), halves paired.
+def rotary_table(n_tokens: int, half: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Cosines and sines of every token's angles (Su et al. 2021, arXiv:2104.09864, eq. 34): (2, N, E / 2)."""
+    rate = ROTARY_BASE ** (-torch.arange(half, dtype=dtype, device=device) / half)
+    angle = torch.arange(n_tokens, dtype=dtype, device=device)[:, None] * rate
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotary(x: Tensor) -> Tensor:
+    """Rotary position embedding over token index, halves paired.
 
     x: (S, N, H, E), E even. Returns the same shape and dtype.
     """
     v = wide(x)
     half = x.shape[-1] // 2
-    rate = base ** (-torch.arange(half, dtype=v.dtype, device=x.device) / half)
-    angle = torch.arange(x.shape[1], dtype=v.dtype, device=x.device)[:, None] * rate
-    cos, sin = angle.cos()[:, None, :], angle.sin()[:, None, :]  # (N, 1, E / 2)
+    table = rotary_table(x.shape[1], half, dtype=v.dtype, device=x.device)
+    cos, sin = table[:, :, None, :].unbind()  # (N, 1, E / 2)
     a, b = v[..., :half], v[..., half:]
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).to(x.dtype)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:
+def causal_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:
     """Causal softmax attention over tokens with QK-norm and rotary positions inside.
 
-    q, k, v: (S, N, H, E), any strides. q_gain, k_gain: (E,). Returns (S, N, H, E) in v's dtype.
+    qkv: (S, N, 3, H, E), queries, keys and values as one projection makes them, any strides. q_gain, k_gain: (E,).
+    Returns (S, N, H, E) in qkv's dtype.
     """
+    q, k, v = qkv.unbind(2)
     q, k = rotary(rms_norm(q, q_gain)), rotary(rms_norm(k, k_gain))
     scores = torch.einsum("snhe,smhe->shnm", wide(q), wide(k)) * q.shape[-1] ** -0.5
     hidden = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
@@ -250,9 +261,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, q_gain: Tensor, k_gain: Te
 
 
 def feature_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     q_gain: Tensor,
     k_gain: Tensor,
     *,
@@ -261,10 +270,11 @@ def feature_attention(
 ) -> Tensor:
     """Attention over the variates of an item at one token index: not causal, without positions, with QK-norm.
 
-    q, k, v: (S, N, H, E), S = items x variates, an item's variates adjacent. present: (S,) bool, false where a
-    variate only fills up its item. Returns (S, N, H, E) in v's dtype; absent variates receive what they would attend
-    to. A lone variate attends to itself alone, so its value is the answer.
+    qkv: (S, N, 3, H, E), S = items x variates, an item's variates adjacent. present: (S,) bool, false where a variate
+    only fills up its item. Returns (S, N, H, E) in qkv's dtype; absent variates receive what they would attend to. A
+    lone variate attends to itself alone, so its value is the answer.
     """
+    q, k, v = qkv.unbind(2)
     if variates == 1:
         return v
     q, k = rms_norm(q, q_gain), rms_norm(k, k_gain)
@@ -277,19 +287,26 @@ def feature_attention(
     return torch.einsum("bnhvw,bwnhe->bvnhe", scores.softmax(-1), wide(v)).to(v.dtype).flatten(0, 1)
 
 
+def _mean_and_quantiles(raw: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """`quantile_outputs` with the quantiles apart: sums over so few levels are faster written out than scanned."""
+    mean, median, *gaps = wide(raw).unbind(-1)
+    gaps = [F.softplus(gap + GAP_SHIFT) for gap in gaps]
+    down, up = [median], [median]
+    for gap in gaps[: len(gaps) // 2]:
+        down.append(down[-1] - gap)
+    for gap in gaps[len(gaps) // 2 :]:
+        up.append(up[-1] + gap)
+    return mean, [*down[:0:-1], *up]
+
+
 def quantile_outputs(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and non-crossing quantiles from the head's outputs.
 
     raw: (..., 1 + Q), Q odd: the mean, the median, (Q - 1) / 2 gaps downwards and as many upwards, softplus making each
     gap positive. Returns mean (...), quantiles (..., Q) in rising order.
     """
-    raw = wide(raw)
-    half = (raw.shape[-1] - 2) // 2
-    gaps = F.softplus(raw[..., 2:] + GAP_SHIFT)
-    median = raw[..., 1:2]
-    down = median - gaps[..., :half].cumsum(-1)
-    up = median + gaps[..., half:].cumsum(-1)
-    return raw[..., 0], torch.cat((down.flip(-1), median, up), -1)
+    mean, quantiles = _mean_and_quantiles(raw)
+    return mean, torch.stack(quantiles, -1)
 
 
 def octaves(horizon_patches: int) -> list[tuple[range, int]]:
@@ -307,11 +324,14 @@ def pair_loss(raw: Tensor, target: Tensor, levels: Tensor) -> Tensor:
 
     raw: (..., 1 + Q). target: (...), NaN where not scored. levels: (Q,). Returns (...), 0 where not scored.
     """
-    mean, quantiles = quantile_outputs(raw)
+    mean, quantiles = _mean_and_quantiles(raw)
     known = ~target.isnan()
     y = torch.where(known, target, 0.0)
-    error = y[..., None] - quantiles
-    pinball = torch.maximum(levels * error, (levels - 1) * error).mean(-1) * 2
+    pinball = torch.zeros_like(y)
+    for level, quantile in zip(levels.unbind(), quantiles, strict=True):
+        error = y - quantile
+        pinball = pinball + torch.maximum(level * error, (level - 1) * error)
+    pinball = pinball * (2 / len(quantiles))
     away = (y - mean).abs()
     near = away.clamp_max(HUBER_DELTA)
     huber = near * (away - near / 2)
@@ -339,6 +359,8 @@ def grid_loss(
     series, n_tokens, _ = h.shape
     patch = target.shape[-1]
     row = torch.arange(series, device=h.device)[:, None]
+    # outputs before points, so that the compiler's vectors run along the points of a patch
+    by_output = weight.unflatten(-1, (patch, -1)).transpose(-1, -2).flatten(-2)
     sums, counts = [], []
     for ks, stride in octaves(weight.shape[0]):
         start = offset.remainder(stride)[:, None]
@@ -346,8 +368,8 @@ def grid_loss(
             n_tokens // stride, device=h.device
         )  # (S, N / stride)
         k = torch.arange(ks.start, ks.stop, device=h.device)
-        raw = torch.einsum("snr,kro->snko", h[row, token], weight[ks.start : ks.stop])
-        raw = raw.unflatten(-1, (patch, -1))  # (S, N / stride, k, P, 1 + Q)
+        raw = torch.einsum("snr,kro->snko", h[row, token], by_output[ks.start : ks.stop])
+        raw = raw.unflatten(-1, (-1, patch)).transpose(-1, -2)  # (S, N / stride, k, P, 1 + Q)
         at = token[:, :, None] + 1 + k
         y = wide(target)[row[:, :, None], at]  # (S, N / stride, k, P)
         frame_loc, frame_scale = loc[row, token], scale[row, token]

@@ -75,6 +75,8 @@ def narrow(x, dtype: tl.constexpr):
     if _INTERPRET and dtype == tl.bfloat16:
         bits = x.to(tl.uint32, bitcast=True)
         rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+        # what is left below would make the interpreter's cast of a zero a tiny number
+        rounded = (rounded >> 16) << 16
         # a carry out of a NaN's mantissa would make it an ordinary number
         return tl.where(is_number(x), rounded.to(tl.float32, bitcast=True), x).to(dtype)
     else:
@@ -98,3 +100,8 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def architecture() -> int:
+    """Compute capability of the chip that launches compile for: 90 is sm_90, which the interpreter passes for too."""
+    return 90 if INTERPRET else triton.runtime.driver.active.get_current_target().arch

@@ -25,6 +25,7 @@ AUGMENTATIONS = (
     "accumulate",
     "difference",
     "add_noise",
+    "filled_gaps",
 )
 GAPS = ("random_gaps", "gap_runs", "periodic_gaps", "long_gap")
 
@@ -263,6 +264,20 @@ def add_noise(rng, x):
     for t in range(x.size):
         size = abs(x[t] - mean) / max(spread, 1e-300) if growing else 1.0
         x[t] += scale * size * philox.normal(rng)
+
+
+@numba.njit(nogil=True, cache=True)
+def filled_gaps(rng, x):
+    """One to four outages that somebody filled, by the last value or by a line, as archives do."""
+    straight = philox.bernoulli(rng, 0.4)
+    longest = max(2.0, 0.15 * x.size)
+    for _ in range(philox.integer(rng, 1, 5)):
+        run = np.int64(philox.log_uniform(rng, 2.0, longest + 1.0))
+        start = philox.integer(rng, 0, max(x.size - 2, 1))
+        stop = min(start + run, x.size - 1)
+        slope = (x[stop] - x[start]) / (stop - start) if straight and stop > start else 0.0
+        for t in range(start + 1, stop):
+            x[t] = x[start] + slope * (t - start)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -17,6 +17,7 @@ FAMILIES = (
     "self_exciting_counts",
     "shop_sales",
     "small_integers",
+    "web_visits",
 )
 
 # A rate above it is no longer seen as counts, and unbounded log-rates would overflow
@@ -220,4 +221,49 @@ def small_integers(rng, out):
                     up = 1 if philox.bernoulli(rng, 0.5) else -1
                     count = min(max(count + up, 0), states - 1)
             out[t] = count
+    _ensure_event(rng, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def web_visits(rng, out):
+    """Visits, calls, clicks by the hour: a day within a week, growth, wandering interest, and bursts that fade.
+
+    Poisson or negative binomial; mean log-uniform (.3, 5000). Bursts, in .3, come memoryless, a few in a series,
+    add .5 to 8 times the usual rate, and fade over hours to weeks.
+    """
+    length = out.size
+    size = (24, 24, 48, 96, 12)[philox.integer(rng, 0, 5)]
+    table = np.empty(size + 1)
+    seasonal.fill_harmonics(
+        rng, table, size, philox.integer(rng, 1, 6), philox.between(rng, 0.7, 2.0)
+    )
+    depth = philox.between(rng, 0.1, 1.5)
+    factors = np.empty(7)
+    spread = philox.log_uniform(rng, 0.02, 0.5)
+    weekend = philox.between(rng, -1.2, 0.5) if philox.bernoulli(rng, 0.7) else 0.0
+    for day in range(7):
+        factors[day] = spread * philox.normal(rng) + (weekend if day >= 5 else 0.0)
+    # One table of the week's rates: no exponential per step
+    week = np.empty(7 * size)
+    for k in range(7 * size):
+        week[k] = math.exp(depth * table[k % size] + factors[k // size])
+    mean = philox.log_uniform(rng, 0.3, 5000.0)
+    growth = math.exp(philox.normal(rng) / length)
+    memory = 1.0 - philox.log_uniform(rng, 0.001, 0.05)
+    wander = philox.log_uniform(rng, 0.01, 0.5) * math.sqrt(1.0 - memory * memory)
+    dispersion = philox.log_uniform(rng, 0.001, 0.3) if philox.bernoulli(rng, 0.5) else 0.0
+    bursts = philox.log_uniform(rng, 0.5, 8.0) / length if philox.bernoulli(rng, 0.3) else 0.0
+    fade = math.exp(-1.0 / (size * philox.log_uniform(rng, 0.1, 10.0)))
+    k = philox.integer(rng, 0, 7 * size)
+    state = burst = 0.0
+    for t in range(length):
+        state = memory * state + wander * philox.normal(rng)
+        burst *= fade
+        if bursts > 0.0 and philox.uniform(rng) < bursts:
+            burst += philox.log_uniform(rng, 0.5, 8.0)
+        # The first terms of the exponential, floored: the state is small
+        rate = mean * week[k] * max(0.05, 1.0 + state + 0.5 * state * state) * (1.0 + burst)
+        out[t] = overdispersed(rng, min(rate, _HIGHEST_RATE), dispersion)
+        mean *= growth
+        k = k + 1 if k < 7 * size - 1 else 0
     _ensure_event(rng, out)

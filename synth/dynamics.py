@@ -25,6 +25,7 @@ FAMILIES = (
     "seasonal_walk",
     "airline",
     "prices",
+    "near_walk",
 )
 
 _RUN_IN = 200
@@ -362,3 +363,34 @@ def prices(rng, out):
             level, drift = -_LOG_SPAN, abs(drift)
         out[t] = math.exp(level)
         variance = min(1.0 - alpha - beta + (alpha * z * z + beta) * variance, 100.0)
+
+
+@leaf
+def near_walk(rng, out):
+    """A walk without drift, or all but a walk: x = (1 - c / T) x + e, c 0 in .5, else log-uniform (.5, 30).
+
+    Local to unity (Phillips 1987): what it does next is nearly where it is. Steps are student t in half, their scale
+    moves in .4, and the path is seen through noise in .25.
+    """
+    T = out.shape[0]
+    pull = 0.0
+    if not philox.bernoulli(rng, 0.5):
+        pull = min(philox.log_uniform(rng, 0.5, 30.0) / T, 0.5)
+    df = philox.log_uniform(rng, 2.5, 8.0) if philox.bernoulli(rng, 0.5) else 0.0
+    moving = philox.between(rng, 0.2, 0.8) if philox.bernoulli(rng, 0.4) else 0.0
+    memory = 1.0 - philox.log_uniform(rng, 0.002, 0.1)
+    fresh = moving * math.sqrt(1.0 - memory * memory)
+    seen = philox.log_uniform(rng, 0.05, 2.0) if philox.bernoulli(rng, 0.25) else 0.0
+    volatility, level = 0.0, 0.0
+    philox.fill_normal(rng, out)
+    for t in range(T):
+        e = out[t]
+        if df > 0.0:
+            e *= math.sqrt(0.5 * df / max(philox.gamma(rng, 0.5 * df), 1e-300))
+        if moving > 0.0:
+            volatility = memory * volatility + fresh * philox.normal(rng)
+            e *= math.exp(volatility)
+        level += e - pull * level
+        out[t] = level
+        if seen > 0.0:
+            out[t] += seen * philox.normal(rng)

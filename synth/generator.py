@@ -124,10 +124,18 @@ def _composite(rng, out, part):
 
 
 @numba.njit(nogil=True, cache=True)
+def draw_kind(rng, T):
+    """What a series of T steps is: the code of a family for one family whole, -2 for a composite."""
+    low, high = mixture.SHORT_LENGTHS
+    short = philox.uniform(rng) * math.log(high / low) < math.log(high / T)
+    if philox.bernoulli(rng, mixture.COMPOSITE_SHARES[1 if short else 0]):
+        return -2
+    return choose(rng, mixture.CUMULATIVE[mixture.SHORT if short else mixture.WHOLE])
+
+
+@numba.njit(nogil=True, cache=True)
 def _whole(code, rng, out):
-    """One family is the whole series; code below zero draws it. Returns properties."""
-    if code < 0:
-        code = choose(rng, mixture.CUMULATIVE[mixture.WHOLE])
+    """The family of this code is the whole series. Returns properties."""
     fill_family(code, rng, out)
     if mixture.GROUP[code] == mixture.COUNT and philox.bernoulli(rng, mixture.NATURAL_COUNT_SHARE):
         return _NATURAL_COUNT
@@ -138,15 +146,15 @@ def _whole(code, rng, out):
 def _lane(seed, index, purpose, code, out, part):
     """Fill out (T,) with one unmixed series, drawn anew while unusable; returns properties.
 
-    code: the family for a series that is one family whole, -1 for any, -2 for a composite, -3 for
-    either.
+    code: as `draw_kind` has it, or -3 to draw it.
     """
     for attempt in range(_ATTEMPTS):
         rng = philox.stream(seed, index, purpose + attempt)
-        if code == -2 or (code == -3 and philox.bernoulli(rng, mixture.COMPOSITE_SHARE)):
+        kind = draw_kind(rng, out.shape[0]) if code == -3 else code
+        if kind == -2:
             properties = _composite(rng, out, part)
         else:
-            properties = _whole(max(code, -1), rng, out)
+            properties = _whole(kind, rng, out)
         if _usable(out):
             return properties
     # Noise is never constant
@@ -208,7 +216,7 @@ def _place(rng, out):
         out[t] = (out[t] + level) * scale
     if philox.bernoulli(rng, mixture.ROUND_SHARE):
         # Records are written with few digits: a unit is a small share of the spread
-        unit = scale / philox.log_uniform(rng, 3.0, 500.0)
+        unit = scale / philox.log_uniform(rng, 3.0, 1000.0)
         for t in range(T):
             out[t] = math.floor(out[t] / unit + 0.5) * unit
 
@@ -234,9 +242,7 @@ def make_item(seed, index, out):
     # Siblings: one recipe for all variates, as sensors of one machine or shops of one chain have
     kind = -3
     if V > 1 and philox.bernoulli(rng, mixture.SIBLING_SHARE):
-        kind = -2
-        if not philox.bernoulli(rng, mixture.COMPOSITE_SHARE):
-            kind = choose(rng, mixture.CUMULATIVE[mixture.WHOLE])
+        kind = draw_kind(rng, T)
     coupled = V > 1 and philox.bernoulli(rng, mixture.COUPLED_SHARE)
     properties = np.zeros(V, np.int64)
     for v in range(V):

@@ -11,14 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-MIXTURE_VERSION = "1"
+MIXTURE_VERSION = "2"
 
 # What a family is used for
-TREND, SEASONAL, NOISE, PROCESS, SPECTRAL, EVENT, COUNT, CHAOS = range(8)
-GROUPS = ("trend", "seasonal", "noise", "process", "spectral", "event", "count", "chaos")
+TREND, SEASONAL, NOISE, PROCESS, SPECTRAL, EVENT, COUNT, CHAOS, RECORD = range(9)
+GROUPS = ("trend", "seasonal", "noise", "process", "spectral", "event", "count", "chaos", "record")
 
+# A series is a composite (trend + season + noise), or one family whole; a mixup joins two or three. What is measured
+# by the hour is long and what is counted by the year is short, so a long series and a short one have their own shares.
+# Up to the first length all are drawn as short, from the second on none; between, evenly over the logarithm
+SHORT_LENGTHS = (150.0, 600.0)
+COMPOSITE_SHARES = (0.46, 0.28)
 # Share of each group where a family is the whole series; trends alone teach nothing but themselves
-WHOLE_SHARES = (0.01, 0.14, 0.03, 0.40, 0.15, 0.13, 0.11, 0.03)
+WHOLE_SHARES = (
+    (0.01, 0.17, 0.03, 0.35, 0.12, 0.16, 0.10, 0.02, 0.04),
+    (0.01, 0.06, 0.03, 0.23, 0.07, 0.06, 0.11, 0.01, 0.42),
+)
 
 
 class Family(NamedTuple):
@@ -53,11 +61,12 @@ FAMILIES = (
         "seasonal.waves", SEASONAL, 1.0, False, "machines: sawtooth, pulse, duty cycle; TempoPFN"
     ),
     Family("seasonal.pattern", SEASONAL, 2.0, False, "free patterns: week days, months, quarters"),
-    Family("noise.white", NOISE, 3.0, False, "measurement error"),
-    Family("noise.heavy_tailed", NOISE, 1.0, False, "errors with outliers"),
+    Family("seasonal.load", SEASONAL, 1.8, False, "grid load: days, weeks, weather, holidays"),
+    Family("noise.white", NOISE, 2.2, False, "measurement error"),
+    Family("noise.heavy_tailed", NOISE, 2.0, False, "errors with outliers"),
     Family("noise.ar1", NOISE, 3.0, False, "weather-like residuals"),
-    Family("noise.garch", NOISE, 0.7, False, "volatility clusters"),
-    Family("noise.heteroskedastic", NOISE, 1.3, False, "scale that moves"),
+    Family("noise.garch", NOISE, 1.0, False, "volatility clusters"),
+    Family("noise.heteroskedastic", NOISE, 1.8, False, "scale that moves"),
     Family("dynamics.ar2", PROCESS, 1.5, False, "quasi-cycles; Cascade .15"),
     Family("dynamics.arma", PROCESS, 1.0, False, "short memory"),
     Family("dynamics.integrated", PROCESS, 1.2, True, "I(1) and I(2); Cascade .12-.15"),
@@ -71,6 +80,7 @@ FAMILIES = (
     Family("dynamics.seasonal_walk", PROCESS, 1.2, True, "seasons that evolve"),
     Family("dynamics.airline", PROCESS, 0.8, True, "monthly and quarterly economics"),
     Family("dynamics.prices", PROCESS, 0.8, True, "traded prices"),
+    Family("dynamics.near_walk", PROCESS, 1.6, True, "rates: the last value is nearly all"),
     Family("spectral.kernel_algebra", SPECTRAL, 2.0, True, "KernelSynth; Chronos"),
     Family("spectral.coloured_noise", SPECTRAL, 1.0, False, "1/f noise"),
     Family("spectral.band_limited", SPECTRAL, 0.6, False, "smooth sensors"),
@@ -82,8 +92,10 @@ FAMILIES = (
     Family("events.anomalies", EVENT, 0.7, False, "rare departures; TempoPFN"),
     Family("events.pulse_response", EVENT, 0.9, False, "rain to river, job to queue"),
     Family("events.shock_recovery", EVENT, 0.8, False, "outages, closures"),
-    Family("events.idle_active", EVENT, 1.8, False, "cloud traces: idle after old spikes"),
+    Family("events.idle_active", EVENT, 1.5, False, "cloud traces: idle after old spikes"),
     Family("events.on_off", EVENT, 0.9, False, "switched machines"),
+    Family("traces.machine_trace", EVENT, 2.4, False, "cloud traces: floors, spikes, clocked jobs"),
+    Family("traces.regimes", EVENT, 1.3, False, "long calm, then another life"),
     Family("events.daylight", SEASONAL, 1.2, False, "solar: zero-clipped days"),
     Family("events.rush_hours", SEASONAL, 1.3, False, "road traffic"),
     Family("counts.intermittent_demand", COUNT, 1.3, False, "spare parts, slow sellers"),
@@ -91,6 +103,7 @@ FAMILIES = (
     Family("counts.self_exciting_counts", COUNT, 0.7, False, "counts that bring counts"),
     Family("counts.shop_sales", COUNT, 1.5, False, "daily sales"),
     Family("counts.small_integers", COUNT, 0.6, False, "states and queues"),
+    Family("counts.web_visits", COUNT, 1.2, False, "visits and calls by the hour"),
     Family("chaos.logistic_map", CHAOS, 0.5, False, "deterministic, unpredictable"),
     Family("chaos.henon_map", CHAOS, 0.5, False, "deterministic, unpredictable"),
     Family("chaos.ikeda_map", CHAOS, 0.3, False, "deterministic, unpredictable"),
@@ -99,10 +112,11 @@ FAMILIES = (
     Family("chaos.rossler", CHAOS, 1.0, False, "noisy-looking cycles"),
     Family("chaos.neuron", CHAOS, 0.7, False, "spiking and bursting"),
     Family("chaos.mackey_glass", CHAOS, 1.0, False, "delayed feedback"),
+    Family("records.growth", RECORD, 4.0, True, "yearly tables; M-competitions"),
+    Family("records.seasonal_growth", RECORD, 4.5, True, "monthly, quarterly, weekly tables"),
+    Family("records.business_cycle", RECORD, 1.8, True, "booms and slumps; Harvey 1989"),
 )
 
-# A series is a composite (trend + season + noise), or one family whole; a mixup joins two or three
-COMPOSITE_SHARE = 0.48
 MIXUP_SHARE = 0.15
 # Parts of a composite. Most real series are a season and something else
 SEASON_SHARE = 0.85
@@ -118,7 +132,8 @@ MULTIPLICATIVE_SHARE = 0.25
 # Exponentiated (log-normal) and floored series: skewed, positive records are common
 EXPONENTIAL_SHARE = 0.08
 FLOOR_SHARE = 0.05
-ROUND_SHARE = 0.12
+# Meters and tables have few digits, so that values tie
+ROUND_SHARE = 0.35
 # Items with gaps
 MISSING_SHARE = 0.12
 # Items of several variates whose variates are of one family, and which are coupled
@@ -151,6 +166,7 @@ AUGMENTATIONS = (
     Change("censor", 0.06, "saturated sensors, stock-outs; TiRex, Cascade"),
     Change("quantise", 0.05, "coarse sensors; Cascade 4-7 %"),
     Change("sample_and_hold", 0.04, "slow reporters; Cascade 4-7 %"),
+    Change("filled_gaps", 0.04, "outages that an archive filled"),
 )
 _NAMES = [row.name for row in AUGMENTATIONS]
 CENSOR, ACCUMULATE = _NAMES.index("censor"), _NAMES.index("accumulate")
@@ -174,18 +190,21 @@ COUPLERS = (
 
 
 def _cumulative_by_group() -> np.ndarray:
-    """(groups + 1, families) running sums of weight inside each group; the last row: whole series."""
+    """(groups + 2, families) running sums of weight inside each group; the last rows: whole series, long and short."""
     weight = np.array([family.weight for family in FAMILIES])
     group = np.array([family.group for family in FAMILIES])
-    rows = np.zeros((len(GROUPS) + 1, len(FAMILIES)))
-    for g, share in enumerate(WHOLE_SHARES):
+    rows = np.zeros((len(GROUPS) + len(WHOLE_SHARES), len(FAMILIES)))
+    for g in range(len(GROUPS)):
         rows[g, group == g] = weight[group == g]
-        if rows[g].sum() > 0.0:
-            rows[-1] += share * rows[g] / rows[g].sum()
+        for row, shares in enumerate(WHOLE_SHARES, len(GROUPS)):
+            if rows[g].sum() > 0.0:
+                rows[row] += shares[g] * rows[g] / rows[g].sum()
     return np.cumsum(rows, axis=1)
 
 
+# Rows of CUMULATIVE for a long and for a short whole series
 WHOLE = len(GROUPS)
+SHORT = WHOLE + 1
 CUMULATIVE = _cumulative_by_group()
 UNIT_ROOT = np.array([family.unit_root for family in FAMILIES])
 GROUP = np.array([family.group for family in FAMILIES])

@@ -13,7 +13,7 @@ import numpy as np
 from tinytsm.synth import philox
 from tinytsm.synth.philox import leaf
 
-FAMILIES = ("harmonics", "profile", "calendar", "waves", "pattern")
+FAMILIES = ("harmonics", "profile", "calendar", "waves", "pattern", "load")
 
 # Periods in steps of the clocks that people sample by, shortest first (0: none), and how often each
 # clock is drawn. Hourly and sub-hourly records are the bulk of public series, hence their weights
@@ -363,3 +363,62 @@ def pattern(rng, out):
         add_cycle(rng, slow, table, _FINE, length, philox.between(rng, 0.1, 0.6))
         for t in range(T):
             out[t] = out[t] * (1.0 + slow[t]) + slow[t]
+
+
+@numba.njit(nogil=True, cache=True)
+def load(rng, out):
+    """Grid load: a winter's and a summer's day blended over the year, work days and rest days, weather, holidays.
+
+    Weather is a daily-scale AR(1) that shifts the level, sd log-uniform (.01, .25); what is left, AR(1) too, has sd
+    log-uniform (.002, .06). So a week repeats nearly exactly, but not for ever.
+    """
+    T = out.shape[0]
+    size = _DAYS[philox.integer(rng, 0, 3)]
+    for _ in range(8):
+        if 2 * size <= T:
+            break
+        size = _DAYS[choose(rng, _DAY_SHARES)]
+    winter, summer, rest = np.empty(size + 1), np.empty(size + 1), np.empty(size + 1)
+    fill_harmonics(rng, winter, size, philox.integer(rng, 2, 6), philox.between(rng, 0.5, 1.5))
+    fill_harmonics(rng, summer, size, philox.integer(rng, 2, 5), philox.between(rng, 0.5, 1.5))
+    fill_harmonics(rng, rest, size, philox.integer(rng, 2, 5), philox.between(rng, 0.8, 1.8))
+    # Both halves of the year, and rest days, lean to the same day
+    own, own_rest = philox.between(rng, 0.0, 0.7), philox.between(rng, 0.1, 0.8)
+    for j in range(size):
+        summer[j] = (1.0 - own) * winter[j] + own * summer[j]
+        rest[j] = (1.0 - own_rest) * winter[j] + own_rest * rest[j]
+    depth = philox.between(rng, 0.08, 0.4)
+    drop = philox.log_uniform(rng, 0.02, 0.4)
+    saturday = philox.uniform(rng)
+    swing = philox.between(rng, 0.0, 0.3)
+    year = 2.0 * math.pi * philox.uniform(rng)
+    turn = 2.0 * math.pi / 365.25
+    holiday = philox.between(rng, 0.0, 0.03)
+    spread = philox.log_uniform(rng, 0.01, 0.25)
+    slow = math.exp(-1.0 / (size * philox.log_uniform(rng, 0.5, 6.0)))
+    fresh = spread * math.sqrt(1.0 - slow * slow)
+    small = philox.log_uniform(rng, 0.002, 0.06)
+    memory = philox.between(rng, 0.0, 0.95)
+    rough = small * math.sqrt(1.0 - memory * memory)
+    total = 0.1 * philox.normal(rng) / T
+    j, day = philox.integer(rng, 0, size), philox.integer(rng, 0, 7)
+    weather, error = spread * philox.normal(rng), small * philox.normal(rng)
+    blend, level = 0.5 + 0.5 * math.sin(year), swing * math.cos(year)
+    off = 1.0 if day == 6 else (saturday if day == 5 else 0.0)
+    philox.fill_normal(rng, out)
+    for t in range(T):
+        weather = slow * weather + fresh * philox.normal(rng)
+        error = memory * error + rough * out[t]
+        working = winter[j] + blend * (summer[j] - winter[j])
+        shape = working + off * (rest[j] - working)
+        out[t] = (1.0 + level + total * t + depth * shape + weather) * (1.0 - drop * off) + error
+        j += 1
+        if j == size:
+            j = 0
+            day = day + 1 if day < 6 else 0
+            off = 1.0 if day == 6 else (saturday if day == 5 else 0.0)
+            if philox.uniform(rng) < holiday:
+                off = 1.0
+            year += turn
+            blend = 0.5 + 0.5 * math.sin(year)
+            level = swing * math.cos(year)

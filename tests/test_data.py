@@ -1,5 +1,6 @@
 """Batches: the same bits for any number of workers and processes, honest windows, clean endings."""
 
+import dataclasses
 import threading
 import time
 
@@ -172,3 +173,52 @@ def test_closing_leaves_no_thread() -> None:
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ValueError, match="make it a multiple of"):
         Plan(MODEL, TrainConfig(batch_tokens=96))
+
+
+def test_batch_size_does_not_change_an_item(batches: list[Batch]) -> None:
+    large = take(Plan(MODEL, dataclasses.replace(TRAIN, batch_tokens=1024)), 6)
+    for small, more in zip(batches[:6], large, strict=True):
+        assert len(more.x) == 2 * len(small.x)
+        for name in ("x", "target", "resolution"):
+            assert equal(getattr(more, name)[: len(small.x)], getattr(small, name))
+
+
+def test_batches_are_views_of_the_ring() -> None:
+    with Feeder(Plan(MODEL, TRAIN), start=0, device=CPU, workers=2, prefetch=2) as feeder:
+        taken = [next(feeder) for _ in range(12)]
+    for batch in taken:
+        # One memory for all three, and no more memories than the ring has
+        assert batch.x.untyped_storage().data_ptr() == batch.target.untyped_storage().data_ptr()
+    assert len({batch.x.untyped_storage().data_ptr() for batch in taken}) == 4
+
+
+def test_waiting_is_counted_where_production_is_slow() -> None:
+    plan = Plan(MODEL, TRAIN)
+
+    def slow(number: int, buffer: torch.Tensor) -> None:
+        time.sleep(0.1)
+
+    with Feeder(plan, start=0, device=CPU, workers=1, prefetch=2, fill=slow) as feeder:
+        for _ in range(6):
+            next(feeder)
+        assert 0.4 < feeder.wait_seconds
+    with Feeder(plan, start=0, device=CPU, workers=1, prefetch=2, fill=lambda *_: None) as feeder:
+        next(feeder)
+        first = feeder.wait_seconds
+        for _ in range(6):
+            time.sleep(0.1)
+            next(feeder)
+        # Made while the consumer was busy
+        assert feeder.wait_seconds - first < 0.3
+
+
+def test_closing_does_not_wait_for_a_consumer() -> None:
+    # The ring is full and nobody takes: the worker sleeps on an empty queue and must be woken
+    feeder = Feeder(
+        Plan(MODEL, TRAIN), start=0, device=CPU, workers=2, prefetch=1, fill=lambda *_: None
+    )
+    time.sleep(0.2)
+    closer = threading.Thread(target=feeder.close)
+    closer.start()
+    closer.join(timeout=30)
+    assert not closer.is_alive()

@@ -15,6 +15,7 @@ def test_it_finds_what_is_there() -> None:
     assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert len(found["devices"]) == torch.cuda.device_count()
     assert (found["ops"] == "Triton kernels") == bool(found["devices"])
+    assert found["attention"] == ("triton" if found["devices"] else "sdpa")
 
 
 def test_advice_follows_from_what_is_missing() -> None:

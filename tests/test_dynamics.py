@@ -365,3 +365,126 @@ def test_prices_are_positive_with_white_returns_that_cluster() -> None:
         clustered.append(correlation(np.minimum(size, 6 * np.median(size)), 1))
     assert abs(np.mean(white)) < 0.02
     assert np.mean(clustered) > 0.05
+
+
+def students_cdf(x: np.ndarray, df: float) -> np.ndarray:
+    """Student t by quadrature, on a grid that bends towards the tails."""
+    grid = np.sinh(np.linspace(-12.0, 12.0, 8001))
+    density = (1 + grid * grid / df) ** (-0.5 * (df + 1))
+    total = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(grid))])
+    return np.interp(x, grid, total / total[-1])
+
+
+def kolmogorov(u: np.ndarray) -> float:
+    """Scaled distance of values from the uniform law: above 2.2 once in eight thousand draws."""
+    u = np.sort(u)
+    n = len(u)
+    steps = np.arange(n)
+    return math.sqrt(n) * max((u - steps / n).max(), ((steps + 1) / n - u).max())
+
+
+def test_white_noise_is_standard_normal() -> None:
+    x = np.concatenate([draw(noise.white, index, 2000) for index in range(30)])
+    assert kolmogorov(np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])) < 2.2
+    assert all(abs(correlation(x, lag)) < 5 / math.sqrt(len(x)) for lag in (1, 2, 7, 24, 128))
+
+
+def test_heavy_tails_are_students_with_the_freedom_drawn() -> None:
+    pooled = []
+    for index in range(60):
+        rng = stream(index)
+        df = philox.log_uniform(rng, 2.2, 8.0)
+        skew = philox.between(rng, 0.1, 0.9) if philox.bernoulli(rng, 0.3) else 1.0
+        x = draw(noise.heavy_tailed, index, 3000)
+        pooled.append(students_cdf(np.where(x > 0, x, x / skew), df))
+        assert kolmogorov(pooled[-1]) < 2.2
+    assert kolmogorov(np.concatenate(pooled)) < 2.2
+
+
+def test_garch_shocks_are_white_under_its_own_recursion() -> None:
+    for index in range(30):
+        rng = stream(index)
+        alpha = philox.between(rng, 0.02, 0.2)
+        beta = philox.between(rng, 0.9, 0.995) - alpha
+        tails = philox.bernoulli(rng, 0.5)
+        df = philox.between(rng, 4.0, 12.0) if tails else 0.0
+        x = draw(noise.garch, index, 3000)
+        z, variance = np.empty(len(x)), 1.0
+        for t, value in enumerate(x):
+            z[t] = value / math.sqrt(variance)
+            variance = 1 - alpha - beta + alpha * value * value + beta * variance
+        u = [0.5 * math.erfc(-v / math.sqrt(2)) for v in z]
+        if tails:
+            u = list(students_cdf(z * math.sqrt(df / (df - 2)), df))
+        assert kolmogorov(np.array(u)) < 2.2
+        # Nothing of the clustering is left
+        assert abs(correlation(np.minimum(z * z, 9.0), 1)) < 5 / math.sqrt(len(z))
+
+
+def test_heteroskedastic_scale_has_one_of_its_four_forms() -> None:
+    length, seen = 2000, [0, 0, 0, 0]
+    fresh = []
+    for index in range(80):
+        rng, z = stream(index), np.empty(length)
+        philox.fill_normal(rng, z)
+        kind = philox.integer(rng, 0, 4)
+        scale = draw(noise.heteroskedastic, index, length) / z
+        seen[kind] += 1
+        t = np.arange(length)
+        if kind == 0:
+            depth = philox.between(rng, 0.3, 1.0)
+            wave = np.cos(2 * math.pi * t / philox.log_uniform(rng, 8.0, length))
+            np.testing.assert_allclose(scale, 1 + depth * wave, atol=1e-9)
+        elif kind == 1:
+            ratio = philox.log_uniform(rng, 2.0, 10.0)
+            assert np.minimum(abs(scale - 1), abs(scale - ratio)).max() < 1e-9
+        elif kind == 2:
+            grow = philox.between(rng, -2.5, 2.5)
+            np.testing.assert_allclose(np.log(scale), grow * t / length, atol=1e-9)
+        else:
+            memory = 1 - philox.log_uniform(rng, 0.002, 0.1)
+            spread = philox.between(rng, 0.3, 1.0)
+            state = np.log(scale) / spread
+            fresh.append((state[1:] - memory * state[:-1]) / math.sqrt(1 - memory * memory))
+    assert min(seen) > 8
+    steps = np.concatenate(fresh)
+    assert abs(steps.mean()) < 5 / math.sqrt(len(steps))
+    assert abs(steps.std() - 1) < 5 / math.sqrt(2 * len(steps))
+
+
+def test_variance_of_a_walk_grows_with_time_and_of_a_double_sum_with_its_cube() -> None:
+    length = 1600
+    once: list[np.ndarray] = []
+    twice: list[np.ndarray] = []
+    for index in range(3000):
+        rng = stream(index)
+        if philox.bernoulli(rng, 0.6):
+            continue
+        second = philox.bernoulli(rng, 0.25)
+        if philox.bernoulli(rng, 0.5):
+            continue
+        (twice if second else once).append(draw(dynamics.integrated, index, length))
+    walks, sums = np.array(once), np.array(twice)
+    assert len(walks) > 300 and len(sums) > 100
+    for t in (99, 399, 1599):
+        # Sums of independent unit steps, and sums of those: n, and n (n + 1) (2 n + 1) / 6
+        n = t + 1
+        assert walks[:, t].var() / n == pytest.approx(1.0, abs=5 * math.sqrt(2 / len(walks)))
+        cube = n * (n + 1) * (2 * n + 1) / 6
+        assert sums[:, t].var() / cube == pytest.approx(1.0, abs=5 * math.sqrt(2 / len(sums)))
+
+
+def test_ou_has_its_stationary_variance() -> None:
+    ratios, length = [], 1500
+    for index in range(12_000):
+        drawn = ou_parameters(index, length)
+        stretches = length * (1 - drawn["keep"])
+        # In one regime throughout, most likely, and for many times its memory
+        if drawn["expected_stay"] < length or stretches < 40:
+            continue
+        x = draw(dynamics.regime_ou, index, length)
+        ratios.append(x.var() / drawn["spread"] ** 2)
+    # Medians shrug off the few that changed regime; a sample variance of a process with n / 2 independent stretches
+    # scatters by sqrt(2 / n) or less, and is low by about 2 / n
+    assert len(ratios) > 12
+    assert abs(np.median(ratios) - 1.0) < 5 * math.sqrt(4 / (40 * len(ratios))) + 0.05

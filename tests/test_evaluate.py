@@ -13,7 +13,7 @@ import pytest
 
 from tinytsm import evaluate, pack, scoreboard
 from tinytsm.evaluate import SeasonalNaive, main, score
-from tinytsm.metrics import LEVELS, season_length
+from tinytsm.metrics import INTERVAL, LEVELS, season_length
 from tinytsm.pack import PackError, load_tasks, read_series, starts, windows
 
 pa = pytest.importorskip("pyarrow")
@@ -124,13 +124,45 @@ def test_long_term_windows_cover_the_test_rows_and_no_more(folder):
     found = starts(task, 60)
     assert (found[0], found[-1], len(found)) == (30, 46, 17)
     assert starts(task, 60, stride=5).tolist() == [30, 35, 40, 45]
-    assert starts(task, 60, max_windows=3).tolist() == [30, 38, 46]
     assert pack.count_windows(task) == 2 * 17
-    assert pack.count_windows(task, max_windows=3) == 2 * 3
+    assert pack.count_windows(task, stride=5) == 2 * 4
     # 2, 0, 2, ... has training mean 1 and deviation 1; 0 .. 19 has mean 9.5 and variance (20^2 - 1) / 12
     wave, line = read_series(task)
     assert wave[:2].tolist() == [-1, 1]
     assert line[59] == pytest.approx((59 - 9.5) / np.sqrt(399 / 12))
+
+
+@pytest.mark.parametrize(
+    ("hours", "horizon", "count"),
+    [(1, 96, 2785), (1, 192, 2689), (1, 336, 2545), (1, 720, 2161), (4, 96, 11425)],
+)
+def test_the_windows_of_ett_are_those_of_the_literature(folder, hours, horizon, count):
+    """12, 4 and 4 months of 30 days, rows beyond unused, every window whose labels lie in the last four."""
+    train, val, test = (hours * 24 * 30 * months for months in (12, 16, 20))
+    rule = {"train_end": train, "val_end": val, "test_end": test, "horizons": [horizon]}
+    edit(folder, lambda d: d.update(tasks=[{"kind": "ltsf"} | rule]))
+    task = task_of(folder, f"tiny/ltsf/{horizon}")
+    found = starts(task, hours * 17420)
+    assert len(found) == task.windows == count
+    assert (found[0], found[-1] + horizon) == (val, test)
+    assert (np.diff(found) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "lengths"),
+    [
+        # 34 windows, two series of 17 from step 30 on: the 1st, 12th, 23rd (6th of the second) and last
+        ("long/ltsf/4", 4, [30, 41, 35, 46]),
+        ("tiny/short", 2, [2, 5]),
+        ("tiny/short", 3, [2, 3, 5]),
+        ("tiny/short", 9, [2, 4, 3, 5]),
+    ],
+)
+def test_a_sample_is_spread_over_all_windows_of_all_series(folder, name, most, lengths):
+    task = task_of(folder, name)
+    found = [len(x) for x, _ in windows(task, read_series(task), max_windows=most)]
+    assert len(found) == pack.count_windows(task, max_windows=most)
+    assert found == lengths
 
 
 def test_seasonal_naive_scores_by_hand(folder):
@@ -152,13 +184,13 @@ def test_chunks_change_nothing_but_what_is_asked(folder):
     a = score(task, whole)
     b = score(task, pieces, chunk=3, advance=steps.append)
     assert {k: a[k] for k in a if k != "seconds"} == {k: b[k] for k in b if k != "seconds"}
-    assert whole.asked == [(4, 5, 2, list(LEVELS))]
+    assert whole.asked == [(4, 5, 2, [*LEVELS, *INTERVAL])]
     assert [asked[0] for asked in pieces.asked] == steps == [3, 1]
 
 
 def test_long_term_scores_take_the_mean_for_mse_and_the_median_for_mae(folder):
     constant = Constant(0.0)
-    scores = score(task_of(folder, "long/ltsf/8"), constant, max_windows=1)
+    scores = score(task_of(folder, "long/ltsf/8"), constant, stride=20)
     labels = [x[30:38] for x in read_series(task_of(folder, "long/ltsf/8"))]
     assert scores["mae"] == pytest.approx(np.mean(np.abs(labels)))
     assert scores["mse"] == pytest.approx(np.mean(np.square(np.subtract(labels, 1.0))))
@@ -183,7 +215,7 @@ def model(monkeypatch, folder):
     constant = Constant(3.0)
     weights = folder / "model.safetensors"
     weights.write_bytes(b"one")
-    monkeypatch.setattr(evaluate, "_load_model", lambda path, device: (constant, [weights]))
+    monkeypatch.setattr(evaluate, "load_model", lambda path, device, options: (constant, [weights]))
     return constant
 
 
@@ -195,7 +227,7 @@ def test_the_command_writes_results_and_tables(folder, model, capsys):
     entry = document["tasks"]["tiny/short"]
     assert entry["relative"]["mase"] == entry["model"]["mase"] / entry["seasonal_naive"]["mase"]
     assert entry["baselines"] == {"Theta": {"mase": 0.5, "crps": 0.75}}
-    assert entry["windows"] == entry["all_windows"] == 2
+    assert entry["windows"] == entry["all_windows"] == 4
     summary = document["summary"]
     everything = summary["gift"]["all"]["scores"]
     assert everything == {"model": entry["relative"], "Theta": {"mase": 0.5, "crps": 0.75}}
@@ -206,7 +238,7 @@ def test_the_command_writes_results_and_tables(folder, model, capsys):
     assert summary["averages"]["long"]["scores"]["model"]["mse"] == pytest.approx(np.mean(ltsf))
     lines = out.splitlines()
     assert json.loads(lines[-1]) == summary["headline"]
-    assert next(line for line in lines if line.startswith("tiny/short")).split()[1:3] == ["2", "2"]
+    assert next(line for line in lines if line.startswith("tiny/short")).split()[1:3] == ["2", "4"]
     assert any(line.split()[:2] == [">", "three"] for line in lines)
     assert "tiny/short" in err
     assert not list(folder.glob(".*"))
@@ -258,10 +290,22 @@ def test_an_interrupted_run_keeps_what_is_done(folder, model, capsys, monkeypatc
 
 
 def test_a_subset_of_windows_is_told(folder, capsys):
-    code, out, _ = run(folder, "--baselines-only", "--max-windows", "5", capsys=capsys)
+    code, out, _ = run(folder, "--baselines-only", "--max-windows", "3", capsys=capsys)
     assert code == 0
-    assert "5/17" in out
-    assert "null" in out.splitlines()[-1]
+    assert "3/4" in out and "A SAMPLE: 3 of 4 windows" in out
+    # 17 windows of 4 steps and 13 of 8, of each of the two series
+    assert "3/34" in out and "A SAMPLE: 6 of 60 windows" in out
+    headline = json.loads(out.splitlines()[-1])
+    assert headline["gift"] == {
+        "tasks": 1,
+        "windows": 3,
+        "all_windows": 4,
+        "mase": None,
+        "crps": None,
+    }
+    code, out, _ = run(folder, "--baselines-only", capsys=capsys)
+    assert code == 0
+    assert "SAMPLE" not in out
 
 
 @pytest.mark.parametrize(
@@ -340,7 +384,8 @@ def test_bad_wishes_are_exit_code_2(folder, capsys):
 def test_a_group_mean_never_mixes_tasks_between_columns():
     def entry(relative, baselines):
         fields = {"kind": "gift", "term": "short", "freq": "D", "domain": "Sales", "dataset": "d"}
-        return fields | {"relative": relative, "baselines": baselines}
+        counts = {"windows": 1, "all_windows": 1}
+        return fields | counts | {"relative": relative, "baselines": baselines}
 
     ours = {"mase": 0.5, "crps": 0.25}
     results = {
@@ -349,6 +394,38 @@ def test_a_group_mean_never_mixes_tasks_between_columns():
     }
     scores = scoreboard.summarise(results)["gift"]["all"]["scores"]
     assert scores == {"model": {"mase": pytest.approx(1.0), "crps": pytest.approx(0.25)}}
+
+
+def test_calibration_is_averaged_over_tasks(folder, model, capsys):
+    output = folder / "results.json"
+    picture = folder / "calibration.png"
+    flags = ("--model", "m", "--output", str(output), "--calibration", str(picture))
+    code, out, _ = run(folder, *flags, "--tasks", "tiny/*", capsys=capsys)
+    assert code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    document = json.loads(output.read_text())
+    calibration = document["summary"]["calibration"]
+    assert set(calibration) == set(document["summary"]["gift"])
+    # every quantile is 3: of 2, 4, 8, 9 and 9, 3, 1 two lie below, one ties, four lie above
+    scores = calibration["all"]["scores"]["model"]
+    assert scores["coverage"]["0.1"] == scores["coverage"]["0.975"] == pytest.approx(3 / 7)
+    tie = 1 / 7 / 10
+    assert scores["pit"] == pytest.approx([2 / 7 + tie] + 8 * [tie] + [4 / 7 + tie])
+    assert scores["error"] == pytest.approx(np.mean([abs(3 / 7 - level) for level in LEVELS]))
+    row = next(
+        line for line in out.splitlines() if line.startswith("energy and sensors  ") and "%" in line
+    )
+    assert row.split()[4:6] == ["0.0", "%"]
+
+
+def test_errors_of_calibration_do_not_cancel_out():
+    def entry(shift):
+        coverage = {str(level): level + shift for level in LEVELS}
+        return {"model": {"points": 5, "coverage": coverage, "pit": [0.1] * 10}}
+
+    got = scoreboard._calibration([entry(0.05), entry(-0.05)])["scores"]["model"]
+    assert got["error"] == pytest.approx(0.05)
+    assert got["coverage"]["0.5"] == pytest.approx(0.5)
 
 
 @needs_pack

@@ -9,8 +9,9 @@ from hypothesis.extra import numpy as hnp
 
 from tinytsm import TinyTSM
 from tinytsm.config import QUANTILES, ModelConfig
-from tinytsm.forecast import centre, interpolate_levels
 from tinytsm.model import Model
+from tinytsm.quantiles import interpolate_levels
+from tinytsm.rows import centre
 
 SMALL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
@@ -166,7 +167,8 @@ def test_levels_between_and_beyond_the_trained_ones() -> None:
 
 def test_centring_keeps_the_bits() -> None:
     values = np.array([[1e9, 1e9 + 0.5, np.nan, 1e9 - 2.0]])
-    one = centre(values, 2**-52, 6)
+    padded = np.concatenate((np.full((1, 2), np.nan), values), 1)
+    one = centre(padded, np.array([2**-52]))
     back = one.origin[:, None] + one.x[:, 2:].astype(np.float64) / one.unit[:, None]
     assert np.array_equal(back, values, equal_nan=True)
     assert np.isnan(one.x[:, :2]).all()

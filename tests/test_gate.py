@@ -28,7 +28,7 @@ def compiled():
 def test_presets_compile_clean_on_sm_90():
     reports = list(gate.reports(archs=[90], full=False))
     assert [(r.case, r.faults) for r in reports if r.faults] == []
-    assert {r.case.split()[0] for r in reports} == {"embed", "loss"}
+    assert {r.case.split()[0] for r in reports} == {"embed", "loss", "causal", "feature"}
     assert all(r.matrix.startswith("HGMMA") and r.registers > 0 for r in reports)
 
 

@@ -14,7 +14,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("test_dart_patch_embed.py", "test_grid_loss.py", "test_kernel_training.py")
+FILES = (
+    "test_causal_attention.py",
+    "test_dart_patch_embed.py",
+    "test_feature_attention.py",
+    "test_grid_loss.py",
+    "test_kernel_training.py",
+)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="these files run on the GPU itself")

@@ -19,10 +19,10 @@ from tinytsm.trainer import Trainer, World, batch_loss
 
 DEVICE = kernel_device()
 pytestmark = pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1")
-OPS = ("dart_patch_embed", "grid_loss")
+OPS = ("causal_attention", "dart_patch_embed", "feature_attention", "grid_loss")
 
 MINIATURE = ModelConfig(
-    d_model=32, n_layers=3, n_heads=2, d_ff=48, head_rank=16, patch=16, context_patches=32,
+    d_model=64, n_layers=3, n_heads=2, d_ff=48, head_rank=16, patch=16, context_patches=32,
     horizon_patches=6,
 )  # fmt: skip
 TRAIN = TrainConfig(batch_tokens=8 * 32, warmup_steps=1)
@@ -49,7 +49,12 @@ def batch(rng: np.random.Generator) -> Batch:
 
 def use_definitions(monkeypatch) -> None:
     for name in OPS:
-        monkeypatch.setattr(ops, name, getattr(reference, name))
+        definition = getattr(reference, name)
+
+        def run(*inputs, backend=None, definition=definition, **settings):
+            return definition(*inputs, **settings)
+
+        monkeypatch.setattr(ops, name, run)
 
 
 def gradients(model: Model, data: Batch) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinytsm.metrics import (
+    INTERVAL,
     LEVELS,
     Scores,
     fill_forward,
@@ -48,6 +49,40 @@ def test_mase_and_crps_by_hand():
         "0.9": pytest.approx(2 / 3),
     }
     assert result["points"] == 3
+    assert result["mse_median"] == pytest.approx((1 + 0 + 4) / 3)
+    assert result["mape"] == pytest.approx((1 / 4 + 0 / 7 + 2 / 3) / 3)
+    assert result["smape"] == pytest.approx(2 * (1 / 9 + 0 / 14 + 2 / 4) / 3)
+    assert result["mean_absolute_label"] == pytest.approx(14 / 3)
+    assert result["msis"] is None
+    # 4 lies between 3 and 5, 7 on the median of 7, 3 above 0, 1 and 2
+    assert result["pit"] == pytest.approx([0, 1.5 / 3, 0.5 / 3, 1 / 3])
+
+
+def test_an_interval_by_hand():
+    quantiles = np.array([[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]])
+    scores = Scores(levels=(0.025, 0.5, 0.975))
+    scores.update([[2.0, 0.5, 4.0]], quantiles=quantiles, mean=[[2.0] * 3], seasonal_errors=[5.0])
+    result = scores.result()
+    # width 2, and 40 times the 0.5 and the 1.0 that two labels lie outside
+    assert result["msis"] == pytest.approx((2 + (2 + 40 * 0.5) + (2 + 40 * 1.0)) / 3 / 5)
+    # the interval's ends are no levels of CRPS or of the histogram
+    assert result["crps"] == pytest.approx((0 + 1.5 + 2) / 6.5)
+    assert result["pit"] == pytest.approx([1.5 / 3, 1.5 / 3])
+    assert result["coverage"]["0.025"] == pytest.approx(1 / 3)
+
+
+def test_ties_are_shared_out_over_the_bins_that_they_touch():
+    scores = Scores(levels=(0.1, 0.5, 0.9))
+    scores.update([[0.0, 1.0]], quantiles=[[[0.0, 0.0, 1.0], [0.0, 0.0, 0.5]]], mean=[[0.0, 0.0]])
+    # 0 is anywhere up to the median, in three of four bins; 1 is above all
+    assert scores.result()["pit"] == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_a_label_of_zero_is_left_out_of_percentages():
+    scores = Scores(levels=(0.5,))
+    scores.update([[0.0, 0.0, 2.0]], quantiles=[[[0.0], [1.0], [1.0]]], mean=[[0.0] * 3])
+    assert scores.result()["mape"] == pytest.approx(0.5)
+    assert scores.result()["smape"] == pytest.approx((2 * 1 / 1 + 2 * 1 / 3) / 2)
 
 
 def test_a_flat_context_is_left_out_of_mase_alone():
@@ -83,9 +118,10 @@ def test_masked_labels_weigh_nothing(rng):
     masked = Scores()
     masked.update(labels, quantiles=quantiles, mean=quantiles[:, :, 4], seasonal_errors=units)
     expected = cut.result()
-    coverage = expected.pop("coverage")
     got = masked.result()
-    assert got.pop("coverage") == pytest.approx(coverage)
+    for key in ("coverage", "pit"):
+        assert got.pop(key) == pytest.approx(expected.pop(key))
+    assert got.pop("msis") is expected.pop("msis") is None
     assert got == pytest.approx(expected)
 
 
@@ -94,9 +130,10 @@ def test_streaming_equals_one_shot(cuts):
     rng = np.random.default_rng(7)
     labels = rng.normal(size=(12, 5))
     labels[rng.random(labels.shape) < 0.2] = NAN
-    quantiles = np.sort(rng.normal(size=(12, 5, 9)), axis=2)
+    levels = sorted((*LEVELS, *INTERVAL))
+    quantiles = np.sort(rng.normal(size=(12, 5, 11)), axis=2)
     units = rng.uniform(0, 2, size=12)
-    whole, pieces = Scores(), Scores()
+    whole, pieces = Scores(levels=levels), Scores(levels=levels)
     whole.update(labels, quantiles=quantiles, mean=quantiles[:, :, 4], seasonal_errors=units)
     edges = [0, *sorted(cuts), 12]
     for a, b in itertools.pairwise(edges):
@@ -107,7 +144,8 @@ def test_streaming_equals_one_shot(cuts):
             seasonal_errors=units[a:b],
         )
     expected, got = whole.result(), pieces.result()
-    assert got.pop("coverage") == pytest.approx(expected.pop("coverage"), rel=1e-12)
+    for key in ("coverage", "pit"):
+        assert got.pop(key) == pytest.approx(expected.pop(key), rel=1e-12)
     assert got == pytest.approx(expected, rel=1e-12)
 
 
@@ -194,7 +232,7 @@ def test_geometric_mean_and_relative():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_agrees_with_gluonts_on_the_same_forecasts(rng):
-    """MASE, weighted quantile loss, MSE, MAE and coverage as gluonts.ev computes them, gaps and flat series included."""
+    """All scores and the coverage as gluonts.ev computes them, gaps and flat series included."""
     pd = pytest.importorskip("pandas")
     ev = pytest.importorskip("gluonts.ev.metrics")
     evaluation = pytest.importorskip("gluonts.model.evaluation")
@@ -206,24 +244,29 @@ def test_agrees_with_gluonts_on_the_same_forecasts(rng):
     targets[0, 30:40] = NAN  # in the context
     targets[1, -5:-2] = NAN  # in the labels
     targets[2, :] = 3.0  # a seasonal error of 0
+    targets[3, -3:] = 0.0  # no percentage error
     data = [{"start": start, "target": x, "item_id": str(i)} for i, x in enumerate(targets)]
     test_data = split.split(data, offset=-2 * horizon)[1].generate_instances(
         prediction_length=horizon, windows=2
     )
-    quantiles = np.sort(rng.normal(size=(2 * count, horizon, 9)), axis=2) + targets[2, 0]
+    levels = (*LEVELS, *INTERVAL)
+    order = np.argsort(np.argsort(levels))
+    quantiles = np.sort(rng.normal(size=(2 * count, horizon, 11)), axis=2)[..., order]
+    quantiles += targets[2, 0]
     mean = rng.normal(size=(2 * count, horizon))
-    keys = ["mean", *map(str, LEVELS)]
+    keys = ["mean", *map(str, levels)]
     forecasts = [
         forecast.QuantileForecast(np.vstack([m, q.T]), start_date=start, forecast_keys=keys)
         for m, q in zip(mean, quantiles, strict=True)
     ]
-    coverage = [ev.Coverage(q=level) for level in LEVELS]
-    metrics = [ev.MASE(), ev.MeanWeightedSumQuantileLoss(LEVELS), ev.MSE(), ev.MAE(), *coverage]
+    metrics = [ev.MASE(), ev.MeanWeightedSumQuantileLoss(LEVELS), ev.MSE(), ev.MAE()]
+    metrics += [ev.MSE(forecast_type=0.5), ev.MAPE(), ev.SMAPE(), ev.MSIS()]
+    metrics += [ev.Coverage(q=level) for level in levels]
     theirs = evaluation.evaluate_forecasts(
         forecasts, test_data=test_data, metrics=metrics, seasonality=season, batch_size=5
     ).iloc[0]
 
-    ours = Scores()
+    ours = Scores(levels=levels)
     ours.update(
         np.stack([label["target"] for label in test_data.label]),
         quantiles=quantiles,
@@ -235,7 +278,11 @@ def test_agrees_with_gluonts_on_the_same_forecasts(rng):
     assert result["crps"] == pytest.approx(theirs["mean_weighted_sum_quantile_loss"], rel=1e-9)
     assert result["mse"] == pytest.approx(theirs["MSE[mean]"], rel=1e-9)
     assert result["mae"] == pytest.approx(theirs["MAE[0.5]"], rel=1e-9)
-    for level in LEVELS:
+    assert result["mse_median"] == pytest.approx(theirs["MSE[0.5]"], rel=1e-9)
+    assert result["mape"] == pytest.approx(theirs["MAPE[0.5]"], rel=1e-9)
+    assert result["smape"] == pytest.approx(theirs["sMAPE[0.5]"], rel=1e-9)
+    assert result["msis"] == pytest.approx(theirs["MSIS"], rel=1e-9)
+    for level in levels:
         assert result["coverage"][str(level)] == pytest.approx(theirs[f"coverage[{level}]"])
 
 

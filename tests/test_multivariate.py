@@ -156,3 +156,45 @@ def test_leads_change_the_target_alone() -> None:
         others = [v for v in range(3) if v not in changed]
         explained.append(max(abs(best_lag(out[v], out[changed[0]])[1]) for v in others))
     assert np.median(explained) > 0.5
+
+
+def test_graph_relates_what_it_connects_and_nothing_else() -> None:
+    """The graph is drawn again from its stream; variates without a common ancestor stay independent at every lag."""
+    variates, length, lags = 5, 2000, 100
+    unrelated, direct = [], []
+    for index in range(60):
+        base = independent(variates, length, index=index)
+        out = couple("couple_graph", base, index=index)
+        rng = philox.stream(9, index, 2)
+        order = multivariate._order(rng, variates)
+        density = philox.between(rng, 0.4, 1.0)
+        linear_only = philox.bernoulli(rng, 0.3)
+        ancestors: dict[int, set[int]] = {int(order[0]): {int(order[0])}}
+        for place in range(1, variates):
+            child, parents = int(order[place]), []
+            for _ in range(min(place, 3)):
+                if not philox.bernoulli(rng, density):
+                    continue
+                parents.append(int(order[philox.integer(rng, 0, place)]))
+                kind = multivariate.LINEAR
+                if not linear_only:
+                    kind = philox.integer(rng, 0, multivariate._LINKS)
+                # The call's arguments in their order: lag, bend, weight
+                lag = int(multivariate._lag(rng, length))
+                philox.normal(rng), philox.normal(rng)
+            own = philox.log_uniform(rng, 0.05, 2.0)
+            ancestors[child] = {child}.union(*(ancestors[p] for p in parents))
+            if not parents:
+                np.testing.assert_allclose(out[child], base[child], atol=1e-9)
+            elif len(parents) == 1 and kind == multivariate.LINEAR and own < 0.5:
+                found, r = best_lag(out[parents[0]], out[child])
+                direct.append(found == lag and abs(r) > 0.8)
+        for a in range(variates):
+            for b in range(variates):
+                if a != b and not ancestors[a] & ancestors[b]:
+                    unrelated.append(abs(best_lag(out[a], out[b], most=lags)[1]))
+    assert len(unrelated) > 40 and len(direct) > 20
+    # The largest of so many correlations of independent series, each normal with deviation 1 / sqrt(T)
+    most = np.sqrt(2 * np.log(len(unrelated) * lags) / (length - lags))
+    assert max(unrelated) < 1.25 * most
+    assert all(direct)

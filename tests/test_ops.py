@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from tinytsm import ops
 from tinytsm.kernels import reference
+from tinytsm.testing import assert_as_good_as_eager
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(
@@ -56,8 +58,68 @@ def test_cpu_takes_the_definition_in_one_graph(name):
             assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
 
+def attention_inputs(width: int = 16) -> tuple[torch.Tensor, ...]:
+    gains = (1 + 0.1 * torch.randn(width, requires_grad=True) for _ in range(2))
+    return torch.randn(6, 8, 3, 2, width, requires_grad=True), *gains
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa"])
+@pytest.mark.parametrize("masked", [None, False, True])
+def test_attention_back_ends_agree(backend, masked):
+    """masked: None for causal attention, else whether some variates are absent."""
+    inputs = attention_inputs()
+    name, settings = "causal_attention", {}
+    if masked is not None:
+        # the last item has no variate at all
+        present = torch.tensor([True, True, True, False, False, False]) if masked else None
+        name, settings = "feature_attention", {"variates": 2, "present": present}
+    truth = with_gradients((getattr(reference, name)(*inputs, **settings),), *inputs)
+    found = with_gradients((getattr(ops, name)(*inputs, **settings, backend=backend),), *inputs)
+    for a, b in zip(found, truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_back_end_is_chosen_by_what_can_compute_it(monkeypatch):
+    qkv = attention_inputs(32)[0]
+    assert ops.choose_attention("auto", qkv) == "sdpa"
+    assert ops.choose_attention("reference", qkv) == "reference"
+    with pytest.raises(
+        ValueError, match="attention triton needs Triton, .* width 32 on cpu; use auto"
+    ):
+        ops.choose_attention("triton", qkv)
+    with pytest.raises(ValueError, match="attention flash-attn needs the package .* on cpu"):
+        ops.choose_attention("flash-attn", qkv)
+    with pytest.raises(ValueError, match="auto or one of triton, flash-attn, .* got 'fast'"):
+        ops.choose_attention("fast", qkv)
+    # stand-ins for a GPU: what kernels there are comes first
+    monkeypatch.setattr(ops, "_runs_kernels", lambda x: True)
+    supported = types.SimpleNamespace(supports=lambda qkv: qkv.shape[-1] == 32)
+    monkeypatch.setattr(ops, "_attention_kernels", supported, raising=False)
+    assert ops.choose_attention("auto", qkv) == "triton"
+    assert ops.choose_attention("auto", attention_inputs(16)[0]) == "sdpa"
+
+
 @pytest.mark.skipif(torch.version.cuda is not None, reason="CUDA builds of torch bring Triton")
 def test_triton_is_not_needed():
     # None in sys.modules makes an import fail
     code = "import sys; sys.modules['triton'] = None; import tinytsm.model, tinytsm.forecast"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 63])
+def test_attention_in_bfloat16_is_its_definition(tokens):
+    qkv = torch.randn(2, tokens, 3, 4, 8).bfloat16()
+    gains = torch.rand(2, 8) + 0.5
+    grad = torch.randn(2, tokens, 4, 8)
+
+    def run(f, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (qkv, *gains)]
+        out = f(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
+
+    truth = run(reference.causal_attention, torch.float64)
+    eager = run(reference.causal_attention, torch.bfloat16)
+    ours = run(ops.causal_attention, torch.bfloat16)
+    assert_as_good_as_eager(
+        ours, eager, truth, names=["out", "dqkv", "dq_gain", "dk_gain"], floor=4e-3
+    )

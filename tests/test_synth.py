@@ -27,8 +27,10 @@ from tinytsm.synth import (
     multivariate,
     noise,
     philox,
+    records,
     seasonal,
     spectral,
+    traces,
     trend,
 )
 
@@ -42,6 +44,8 @@ MODULES = {
     "events": events,
     "counts": counts,
     "chaos": chaos,
+    "records": records,
+    "traces": traces,
 }
 
 
@@ -126,12 +130,12 @@ def test_items_are_finite_and_rarely_constant(length: int) -> None:
 
 
 def test_shares_of_gaps_and_counts() -> None:
-    items = [generator.sample(3, index, 400)[0] for index in range(2000)]
+    items = [generator.sample(3, index, 600)[0] for index in range(2000)]
     gaps = np.mean([np.isnan(x).any() for x in items])
     # A few mechanisms leave a short series whole
     assert 0.6 * mixture.MISSING_SHARE < gaps < 1.1 * mixture.MISSING_SHARE
     whole = np.mean([bool(np.nanmin(x) >= 0 and np.all(np.nan_to_num(x) % 1 == 0)) for x in items])
-    natural = (1 - mixture.COMPOSITE_SHARE) * mixture.WHOLE_SHARES[mixture.COUNT]
+    natural = (1 - mixture.COMPOSITE_SHARES[0]) * mixture.WHOLE_SHARES[0][mixture.COUNT]
     natural *= mixture.NATURAL_COUNT_SHARE * (1 - mixture.MIXUP_SHARE)
     # One kind of demand has sizes that are no whole numbers
     assert 0.5 * natural < whole < 1.5 * natural
@@ -153,11 +157,10 @@ def test_coupled_variates_are_related_and_others_not() -> None:
 
 # Standard deviations of the first items of seed 0, length 256, and a digest of the tables. Whoever changes
 # either on purpose changes MIXTURE_VERSION with it
-VERSION, TABLES = "1", "410604661b775be2"
+VERSION, TABLES = "2", "6aaf94f5b7944471"
 SPREADS = (
-    "0.049616 17.75 6.1129 0.31824 0.0057726 26.7 0.049588 17.908 78.649 0.66792 0.40318 0.002276 31.87 "
-    "0.11876 0.86534 13.25 3.2166 0.069711 34.415 3.7981 31.963 4.315 0.029065 6.644 62.444 0.16225 "
-    "0.10253 2.6896 0.86855 1.1202 72.117 0.13223"
+    "45.521 0.063573 10.273 56.036 0.00076514 2.7357 1.9983 2.1987 72.447 0.66792 0.0025022 0.11913 101.55 0.018115 0.043041 13.25 "
+    "0.068054 0.069711 3.4678 5.64 0.10513 1.2858 0.029566 2.7664 62.4 240.09 0.0012688 2.6896 3.4421 1.1202 0.22598 0.048331"
 )
 
 
@@ -182,7 +185,11 @@ def test_without_numba_the_items_are_the_same(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"
         "from tinytsm.synth import generator\n"
-        "items = [generator.sample(7, i, 60, 1 + i % 3).ravel() for i in range(6)]\n"
+        "from tinytsm.synth import mixture, philox\n"
+        "purpose = generator._FIRST_LANE + generator._FINISH\n"
+        "mixed = [i for i in range(50) if philox.uniform(philox.stream(7, i, purpose)) < mixture.MIXUP_SHARE]\n"
+        "assert len(mixed) > 2\n"
+        "items = [generator.sample(7, i, 60, 1 + i % 3).ravel() for i in [*range(6), *mixed[:3]]]\n"
         "names = [n for n in generator.families() if not n.startswith(('chaos', 'spectral'))]\n"
         "items += [generator.sample_family(name, 7, 1, 40) for name in names]\n"
         "np.save(sys.argv[1], np.concatenate(items))\n"
@@ -212,7 +219,7 @@ def test_every_function_has_its_row() -> None:
 @pytest.mark.parametrize(
     "shares",
     [
-        mixture.WHOLE_SHARES,
+        *mixture.WHOLE_SHARES,
         [row.share for row in mixture.GAPS],
         [row.share for row in mixture.COUPLERS],
         [level[0] for level in mixture.NOISE_LEVELS],
@@ -221,8 +228,21 @@ def test_every_function_has_its_row() -> None:
         seasonal._DAY_SHARES[-1:],
         seasonal._PATTERN_SHARES[-1:],
         dynamics._SEASON_SHARES[-1:],
+        records._SEASON_SHARES[-1:],
     ],
-    ids=["whole", "gaps", "couplers", "noise", "trend", "clocks", "days", "patterns", "seasons"],
+    ids=[
+        "whole",
+        "short",
+        "gaps",
+        "couplers",
+        "noise",
+        "trend",
+        "clocks",
+        "days",
+        "patterns",
+        "seasons",
+        "years",
+    ],
 )
 def test_shares_add_to_one(shares) -> None:
     assert sum(shares) == pytest.approx(1.0)

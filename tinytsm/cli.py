@@ -9,6 +9,9 @@
     tinytsm impute sensor.csv --output whole.csv                   missing values, filled from both sides
     tinytsm train --preset nano --max-seconds 600                  train a model into runs/
     tinytsm evaluate --pack DIR --model runs/nano                  score it
+    tinytsm study calibration --model runs/nano                    compare it with the best forecast there is
+    tinytsm synth --out series.parquet --items 100000              write made-up series
+    tinytsm diversity --pack DIR                                   how much of it the generator reaches
     tinytsm doctor                                                 what this machine has, and what is used
 
 Results go to standard output or to files; notes and progress go to standard error. Exit status: 0 done, 1 a fault of
@@ -25,7 +28,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinytsm import __version__
+from tinytsm import __version__, options
 from tinytsm.commands import anomalies, backtest, console, finetune, impute
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ _FORWARDED = {
     "train": ("tinytsm.train", "train a model on made-up series (tinytsm train --help)"),
     "evaluate": ("tinytsm.evaluate", "score a model on a pack of series (tinytsm evaluate --help)"),
     "scale": ("tinytsm.scale", "forecast Parquet larger than memory (tinytsm scale --help)"),
+    "study": ("tinytsm.study", "questions about a model, answered (tinytsm study --help)"),
+    "synth": ("tinytsm.synthesize", "write made-up series to a file (tinytsm synth --help)"),
+    "diversity": (
+        "tinytsm.diversity",
+        "how much of real data the generator reaches (tinytsm diversity --help)",
+    ),
     "doctor": ("tinytsm.doctor", "what this machine has, and what is used (tinytsm doctor --help)"),
 }
 _EXAMPLES = """\
@@ -95,6 +104,7 @@ def _add_forecast_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only the newest N steps of each series (default: all)",
     )
+    options.add_flags(parser)
     console.add_column_flags(parser)
     console.add_output_flags(parser, picture="fan chart", last="3 horizons, at least 100")
 
@@ -150,9 +160,13 @@ def _forecast(args: argparse.Namespace) -> None:
     last = console.whole(args.last, "--last") or max(3 * horizon, 100)
     output, chart = console.check_files(args)
     console.check_device(args.device)
+    try:
+        chosen = options.from_flags(args)
+    except ValueError as error:
+        raise console.UsageError(str(error)) from None
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args, horizon=horizon)
-    forecaster = console.load_model(model, args.device)
+    forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(series), "series") as advance:
         forecasts = frames.forecast_series(
             forecaster,

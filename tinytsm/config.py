@@ -45,6 +45,10 @@ class ModelConfig:
     )
     frame_features: bool = _setting(True, "tell each token how its frame moved")
 
+    period_patches: bool = _setting(
+        False, "patches hold as many steps as fit the period that the series shows"
+    )
+
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "d_ff", "head_rank", "patch"):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
@@ -113,6 +117,14 @@ class TrainConfig:
     prefetch: int = _setting(4, "batches generated ahead, at most, by each worker")
     threads: int = _setting(0, "compute threads on CPU; 0 takes every core")
     compile: bool = _setting(False, "compile the blocks and the loss (needs a C++ compiler on CPU)")
+    attention: str = _setting(
+        "auto", "what computes attention; auto takes the first that this machine and model allow",
+        choices=("auto", "triton", "flash-attn", "sdpa", "reference"),
+    )  # fmt: skip
+    cuda_graphs: bool = _setting(
+        False,
+        "replay each step's forward and backward pass as one recorded graph (one CUDA device)",
+    )
     device: str = _setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     save_seconds: float = _setting(120.0, "seconds between checkpoints")
     log_steps: int = _setting(10, "steps between rows of the log")
@@ -141,7 +153,7 @@ class TrainConfig:
             "multivariate_share and short_share must not exceed 1 together, got "
             f"{self.multivariate_share} and {self.short_share}",
         )
-        for name in ("optimizer", "device"):
+        for name in ("optimizer", "attention", "device"):
             choices = type(self).__dataclass_fields__[name].metadata["choices"]
             value = getattr(self, name)
             _require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")

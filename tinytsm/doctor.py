@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from tinytsm import __version__, gate
-from tinytsm.trainer import find_compiler, pick_precision
+from tinytsm import __version__, gate, ops
+from tinytsm.config import PRESETS
+from tinytsm.trainer import find_compiler, pick_attention
 
 _NEEDED = ("torch", "numpy", "numba", "pandas", "safetensors")
 _OPTIONAL = {
@@ -60,8 +61,9 @@ def examine() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "devices": devices,
         "trains_on": str(device),
-        "blocks_in": str(pick_precision(device)).removeprefix("torch."),
+        "blocks_in": str(ops.pick_precision(device)).removeprefix("torch."),
         "ops": "Triton kernels" if kernels else "PyTorch definitions",
+        "attention": pick_attention("auto", PRESETS["tiny"], device),
     }
 
 

@@ -2,14 +2,17 @@
 
     tinytsm evaluate --pack data --baselines-only
     tinytsm evaluate --pack data --model runs/nano --kinds gift --output results.json
-    tinytsm evaluate --pack data --model runs/nano --tasks 'ett*/short' 'etth1/ltsf/*' --max-windows 200
+    tinytsm evaluate --pack data --model runs/nano --kinds gift --max-windows 20
+    tinytsm evaluate --pack data --model runs/nano --tasks 'ett*/short' 'etth1/ltsf/*'
     tinytsm evaluate --pack data --model runs/nano --output results.json --resume
+    tinytsm evaluate --gift-eval gift --model runs/nano --output results.json --csv all_results.csv
+    tinytsm evaluate --compare a.json b.json
 
 A pack is a folder with manifest.json (data sets, tasks, rules) and one Parquet table per data set; baselines.json
 (classical models) and published.json (other models' published scores) are shown beside ours where they lie there.
 Tasks are named `dataset/short|medium|long` (kind gift: MASE, CRPS) and `dataset/ltsf/HORIZON` (kind ltsf: MSE, MAE
-in standardised units). Every variate is forecast on its own. docs/evaluation.md tells the protocol and the format
-of the results.
+in standardised units). Every variate is forecast on its own. --gift-eval takes the benchmark's own data folder and
+--csv writes its results table. docs/evaluation.md tells the protocol and the format of the results.
 """
 
 import argparse
@@ -21,14 +24,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from tinytsm import __version__, metrics, scoreboard
+from tinytsm import __version__, compare, gift_eval, metrics, options, plot, scoreboard
 from tinytsm.pack import (
     SCORES,
     PackError,
@@ -88,7 +91,7 @@ def score(
     """
     series = read_series(task)
     # long-term scores need the median and the mean only
-    levels = metrics.LEVELS if task.kind == "gift" else (0.5,)
+    levels = (*metrics.LEVELS, *metrics.INTERVAL) if task.kind == "gift" else (0.5,)
     total, forecasts, seconds = metrics.Scores(levels=levels), 0, 0.0
     pairs = windows(task, series, stride=stride, max_windows=max_windows)
     while batch := list(itertools.islice(pairs, chunk)):
@@ -129,6 +132,7 @@ def record(
     """A task's entry in the results: what it is, both forecasters' scores, their ratio, the baselines' ratios."""
     entry: dict[str, Any] = {
         "dataset": task.dataset,
+        "base": task.base,
         "kind": task.kind,
         "term": task.term,
         "freq": task.freq,
@@ -136,8 +140,9 @@ def record(
         "season_length": task.season_length,
         "horizon": task.horizon,
         "series": task.series,
-        "windows": naive["forecasts"] // task.series,
-        "all_windows": task.windows,
+        "variates": task.variates,
+        "windows": naive["forecasts"],
+        "all_windows": task.series * task.windows,
         "seasonal_naive": dict(naive),
         "baselines": {name: dict(scores) for name, scores in (baselines or {}).items()},
     }
@@ -152,8 +157,10 @@ def record(
 def write_results(path: Path, document: Mapping[str, Any]) -> None:
     """Replace a results file by this document in one step, so that a reader or a kill never meets half of one."""
     # NaN is no JSON; a score that is undefined is None
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    _write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
+
+def _write_text(path: Path, text: str) -> None:
     def write(part: Path) -> None:
         part.write_text(text, encoding="utf-8")
 
@@ -180,7 +187,9 @@ def _fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
+def load_model(
+    path: Path, device: str, chosen: options.ForecastOptions | None = None
+) -> tuple[Forecaster, list[Path]]:
     """The model of a checkpoint or run, and the files that make it what it is."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
@@ -189,12 +198,15 @@ def _load_model(path: Path, device: str) -> tuple[Forecaster, list[Path]]:
     try:
         folder = checkpoint.resolve(path)
         model = TinyTSM.from_pretrained(folder, device=device)
+        if chosen is not None:
+            model = model.with_options(**asdict(chosen))
     except (OSError, ValueError) as error:
         raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
     return model, [folder / "config.json", folder / "model.safetensors"]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A flag's value as a count from 1 on."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
@@ -217,17 +229,29 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--pack", type=Path, required=True, metavar="DIR", help="folder with manifest.json")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pack", type=Path, metavar="DIR", help="folder with manifest.json")
+    source.add_argument("--gift-eval", type=Path, metavar="DIR", help="GIFT-Eval's data folder")
+    source.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="two results files: how much better A is, with an interval",
+    )
     add("--model", type=Path, metavar="DIR", help="checkpoint or run folder to score")
     add("--baselines-only", action="store_true", help="seasonal naive alone, without a model")
     add("--tasks", nargs="+", default=[], metavar="GLOB", help="only tasks with such a name")
     add("--kinds", type=_kinds, default=tuple(SCORES), help="gift, ltsf or gift,ltsf (the default)")
     add("--output", type=Path, metavar="FILE", help="JSON of every task, written after each one")
+    add("--csv", type=Path, metavar="FILE", help="GIFT-Eval's all_results.csv, with --gift-eval")
+    add("--calibration", type=Path, metavar="FILE", help="picture of coverage and histogram")
     add("--resume", action="store_true", help="keep the tasks that --output already holds")
-    add("--max-windows", type=_positive, metavar="N", help="ltsf: at most N windows, evenly spread")
-    add("--ltsf-stride", type=_positive, default=1, metavar="N", help="ltsf: every N-th window")
-    add("--chunk", type=_positive, default=1024, metavar="N", help="windows in memory at a time")
+    add("--max-windows", type=positive, metavar="N", help="a sample: at most N windows of a task")
+    add("--ltsf-stride", type=positive, default=1, metavar="N", help="ltsf: every N-th window")
+    add("--chunk", type=positive, default=1024, metavar="N", help="windows in memory at a time")
     add("--device", default="auto", help="auto, cpu or cuda")
+    options.add_flags(parser)
     return parser
 
 
@@ -235,32 +259,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command `tinytsm evaluate`. Returns the exit code: 2 for a pack or model that cannot be used."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if (args.model is None) != args.baselines_only:
+    if args.compare is None and (args.model is None) != args.baselines_only:
         parser.error("give either --model DIR or --baselines-only")
     if args.resume and args.output is None:
         parser.error("--resume needs --output FILE")
+    if args.csv is not None and args.gift_eval is None:
+        parser.error("--csv needs --gift-eval DIR")
     try:
-        return _run(args)
+        args.options = options.from_flags(args)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        return _run(args) if args.compare is None else _compare(*args.compare)
     except (PackError, InputError) as error:
         print(f"tinytsm evaluate: error: {error}", file=sys.stderr)
         return 2
 
 
-def _run(args: argparse.Namespace) -> int:
+def _source(args: argparse.Namespace) -> tuple[list[Task], list[Path], dict[str, Any], Any]:
+    """Tasks, the files that say what they are, and the scores of others: baselines and published models."""
+    if args.gift_eval is not None:
+        tasks = gift_eval.load_tasks(args.gift_eval, patterns=args.tasks)
+        return tasks, gift_eval.state_files(args.gift_eval), {}, None
     tasks = load_tasks(args.pack, patterns=args.tasks, kinds=args.kinds)
-    baselines, published = load_baselines(args.pack), load_published(args.pack)
+    manifest = args.pack / "manifest.json"
+    return tasks, [manifest], load_baselines(args.pack), load_published(args.pack)
+
+
+def _compare(a: Path, b: Path) -> int:
+    comparison = compare.compare(*(field_of(read_json(p), "tasks", p, dict) for p in (a, b)))
+    print(compare.render(comparison, names=(a.stem, b.stem)))
+    print(json.dumps(comparison))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    tasks, manifests, baselines, published = _source(args)
     # what must agree before a results file is added to
     settings = {
-        "manifest": _fingerprint([args.pack / "manifest.json"]),
+        "manifest": _fingerprint(manifests),
         "model": None,
         "ltsf_stride": args.ltsf_stride,
         "max_windows": args.max_windows,
+        "options": json.loads(json.dumps(asdict(args.options))),
     }
-    if args.output is not None:
-        check_output(args.output, (".json",))
+    for path, suffixes in (
+        (args.output, (".json",)),
+        (args.csv, (".csv",)),
+        (args.calibration, plot.SUFFIXES),
+    ):
+        if path is not None:
+            check_output(path, suffixes)
+    if args.calibration is not None:
+        plot.require_matplotlib()
     name, forecaster = "seasonal naive", None
     if args.model is not None:
-        forecaster, files = _load_model(args.model, args.device)
+        forecaster, files = load_model(args.model, args.device, args.options)
         name = args.model.resolve().name
         settings["model"] = f"{name} {_fingerprint(files)}"
     done: dict[str, Any] = {}
@@ -268,7 +322,7 @@ def _run(args: argparse.Namespace) -> int:
         done = read_results(args.output, settings=settings)
     where = {
         "model_path": args.model and str(args.model),
-        "pack": str(args.pack),
+        "pack": str(args.pack or args.gift_eval),
         "device": args.device,
     }
     versions = {module: importlib.metadata.version(module) for module in ("numpy", "torch")}
@@ -298,6 +352,8 @@ def _run(args: argparse.Namespace) -> int:
                 if args.output is not None:
                     document["summary"] = scoreboard.summarise(done, published)
                     write_results(args.output, document)
+                if args.csv is not None:
+                    _write_text(args.csv, gift_eval.all_results(done, name))
     except KeyboardInterrupt:
         kept = "nothing is kept without --output"
         if args.output is not None:
@@ -306,6 +362,8 @@ def _run(args: argparse.Namespace) -> int:
         return 130
     summary = scoreboard.summarise(done, published)
     print(scoreboard.render(done, summary, name=name))
+    if args.calibration is not None and "calibration" in summary:
+        plot.calibration_chart(args.calibration, summary["calibration"], title=name)
     print(json.dumps(summary["headline"]))
     return 0
 

@@ -189,6 +189,51 @@ def _loss(*, rank: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
         grid_loss.launch_forward(*inputs)
 
 
+def _attention(
+    *, length: int, width: int, dtype: torch.dtype, causal: bool, backward: bool
+) -> None:
+    from tinytsm.kernels import attention
+
+    series, tokens, heads = (4, length, 8) if causal else (4 * length, 64, 8)
+    qkv = torch.empty(series, tokens, 3, heads, width, dtype=dtype, device="meta")
+    # what dispatch does not select on this chip
+    if not attention.supports(qkv):
+        return
+    gain = torch.empty(width, device="meta")
+    table = torch.empty(2, tokens, width // 2, device="meta") if causal else gain
+    state = table if causal else torch.empty(series, dtype=torch.int8, device="meta")
+    inputs = (qkv, gain, gain, table, state)
+    if backward:
+        out = torch.empty(series, tokens, heads, width, dtype=dtype, device="meta")
+        lse = torch.empty(heads, series * tokens, device="meta")
+        attention.launch_backward(*inputs, out, lse, out, length, causal=causal)
+    else:
+        attention.launch_forward(*inputs, length, causal=causal)
+
+
+def _attention_cases(*, full: bool) -> Iterator[Case]:
+    from tinytsm.kernels import attention
+
+    # blocks run in bfloat16 on every GPU that has it
+    choices = {
+        (config.d_model // config.n_heads, config.context_patches, "bf16")
+        for config in PRESETS.values()
+    }
+    if full:
+        # the longest group of each tile, and one that is streamed
+        choices = set(itertools.product(attention.HEAD_WIDTHS, (64, 128, 129), _DTYPES))
+    for width, tokens, dtype in sorted(choices):
+        # an item has far fewer variates than a series has tokens
+        groups = {"causal": tokens, "feature": tokens if full else 64}
+        for (kind, length), backward in itertools.product(groups.items(), (False, True)):
+            launch = functools.partial(
+                _attention, length=length, width=width, dtype=_DTYPES[dtype],
+                causal=kind == "causal", backward=backward,
+            )  # fmt: skip
+            direction = "bwd" if backward else "fwd"
+            yield Case(f"{kind} {direction} E{width} L{length} {dtype}", launch)
+
+
 def cases(*, full: bool) -> Iterator[Case]:
     """What `tinytsm.ops` selects for the presets, or everything that it can select."""
     from tinytsm.kernels import dart_patch_embed
@@ -209,6 +254,8 @@ def cases(*, full: bool) -> Iterator[Case]:
         for backward in (False, True):
             launch = functools.partial(loss, backward=backward)
             yield Case(f"loss {'bwd' if backward else 'fwd'} P{patch} {dtype_name}", launch)
+    # a lone tile may serve two presets
+    yield from {case.name: case for case in _attention_cases(full=full)}.values()
 
 
 def reports(*, archs: list[int], full: bool) -> Iterator[Report]:
@@ -226,7 +273,7 @@ def reports(*, archs: list[int], full: bool) -> Iterator[Report]:
                 yield inspect(kernel, case=case.name, arch=arch)
 
 
-_ROW = "{:22} {:>4} {:>5} {:>6} {:>7} {:>6} {:>11}  {}"
+_ROW = "{:26} {:>4} {:>5} {:>6} {:>7} {:>6} {:>11}  {}"
 HEADER = _ROW.format("case", "sm", "regs", "spills", "shared", "warps", "matrix", "").rstrip()
 
 

@@ -12,7 +12,7 @@ Letters: n forecasts, T steps of context, H steps of horizon, Q quantile levels.
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -22,10 +22,24 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# The ends of the interval that MSIS scores. They enter neither CRPS nor the histogram.
+INTERVAL = (0.025, 0.975)
 
 # Steps in the season that gluonts assumes for a unit of one step; any other unit has no season.
 _SEASON = {"s": 3600, "min": 1440, "h": 24, "D": 1, "B": 5, "W": 1, "M": 12, "Q": 4}
 _UNIT = {"S": "s", "T": "min", "H": "h", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q"}
+_UNIT |= dict.fromkeys(("A", "AS", "YS", "YE"), "Y")
+
+
+def split_freq(freq: str) -> tuple[int, str]:
+    """Multiple and unit of a pandas frequency, old or new: "15T" is (15, "min"), "QE-DEC" (1, "Q").
+
+    Units are s, min, h, D, B, W, M, Q, Y; others as they are written. Raises ValueError for text that is no frequency.
+    """
+    match = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", freq)
+    if match is None or match[1] == "0":
+        raise ValueError(f"freq must read like 'h', '15min' or 'W-THU', got {freq!r}")
+    return int(match[1] or 1), _UNIT.get(match[2], match[2])
 
 
 def season_length(freq: str) -> int:
@@ -34,11 +48,8 @@ def season_length(freq: str) -> int:
     1 where the unit has no season, or where the multiple does not divide it. Raises ValueError for text that is
     no frequency.
     """
-    match = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", freq)
-    if match is None or match[1] == "0":
-        raise ValueError(f"freq must read like 'h', '15min' or 'W-THU', got {freq!r}")
-    season = _SEASON.get(_UNIT.get(match[2], match[2]), 1)
-    steps, rest = divmod(season, int(match[1] or 1))
+    multiple, unit = split_freq(freq)
+    steps, rest = divmod(_SEASON.get(unit, 1), multiple)
     return steps if rest == 0 else 1
 
 
@@ -98,29 +109,44 @@ def seasonal_naive(
     return point[:, None] + width[:, None] * z, point
 
 
+@dataclass
+class _Mean:
+    """A running mean of the values that count."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, values: Array, where: NDArray[np.bool_]) -> None:
+        self.total += float(values.sum(where=where))
+        self.count += int(where.sum())
+
+    def value(self) -> float | None:
+        return _ratio(self.total, self.count)
+
+
 @dataclass(kw_only=True)
 class Scores:
     """Running sums of a task's scores: feed it chunks with `update`, read it with `result`.
 
-    levels: the Q quantile levels of every forecast fed, 0.5 among them. Chunks of any size give the same result up
-    to the rounding of the sums.
+    levels: the Q quantile levels of every forecast fed, 0.5 among them; MSIS needs both ends of INTERVAL too.
+    Chunks of any size give the same result up to the rounding of the sums.
     """
 
     levels: Sequence[float] = LEVELS
-    points: int = 0
-    scaled_points: int = 0
-    scaled_error: float = 0.0
-    absolute_error: float = 0.0
-    squared_error: float = 0.0
-    absolute_label: float = 0.0
-    quantile_loss: Array = field(init=False)
-    covered: Array = field(init=False)
 
     def __post_init__(self) -> None:
         if 0.5 not in self.levels:
             raise ValueError(f"levels must hold 0.5, the median, got {list(self.levels)}")
-        self.quantile_loss = np.zeros(len(self.levels))
-        self.covered = np.zeros(len(self.levels))
+        self._label, self._absolute, self._squared, self._squared_mean = (_Mean() for _ in range(4))
+        self._percentage, self._symmetric, self._scaled, self._interval = (
+            _Mean() for _ in range(4)
+        )
+        self._quantile_loss = np.zeros(len(self.levels))
+        self._covered = np.zeros(len(self.levels))
+        self._inner = np.array([level not in INTERVAL for level in self.levels])
+        # labels by how many inner quantiles lie below them, and by how many do not lie above
+        bins = int(self._inner.sum()) + 1
+        self._ranks = np.zeros((bins, bins))
 
     def update(
         self,
@@ -148,42 +174,89 @@ class Scores:
             raise ValueError("forecasts must be finite, got NaN or infinity")
         seen = ~np.isnan(y)
         y = np.where(seen, y, 0.0)
-        absolute = np.abs(y - q[:, :, self.levels.index(0.5)])
-        self.points += int(seen.sum())
-        self.absolute_error += float(absolute.sum(where=seen))
-        self.squared_error += float(np.square(y - m).sum(where=seen))
-        self.absolute_label += float(np.abs(y).sum())
+        median = q[:, :, self.levels.index(0.5)]
+        absolute, size = np.abs(y - median), np.abs(y)
+        both = size + np.abs(median)
+        self._label.add(size, seen)
+        self._absolute.add(absolute, seen)
+        self._squared.add(np.square(absolute), seen)
+        self._squared_mean.add(np.square(y - m), seen)
+        self._percentage.add(*_quotient(absolute, size, seen))
+        self._symmetric.add(*_quotient(2 * absolute, both, seen))
+        self._add_levels(y, q, seen)
+        if seasonal_errors is not None:
+            unit = np.asarray(seasonal_errors, np.float64)
+            scored = seen & (unit > 0)[:, None]
+            self._scaled.add(*_quotient(absolute, unit[:, None], scored))
+            if set(INTERVAL) <= set(self.levels):
+                low, high = (q[:, :, self.levels.index(end)] for end in INTERVAL)
+                self._interval.add(*_quotient(_interval_score(y, low, high), unit[:, None], scored))
+
+    def _add_levels(self, y: Array, q: Array, seen: NDArray[np.bool_]) -> None:
+        under, up_to = np.zeros(y.shape, np.int64), np.zeros(y.shape, np.int64)
         # level by level, so that no temporary is larger than the labels
         for i, level in enumerate(self.levels):
             below = y <= q[:, :, i]
             loss = 2 * np.abs((y - q[:, :, i]) * (below - level))
-            self.quantile_loss[i] += loss.sum(where=seen)
-            self.covered[i] += (below & seen).sum()
-        if seasonal_errors is not None:
-            unit = np.asarray(seasonal_errors, np.float64)
-            usable = unit > 0
-            scaled = absolute[usable] / unit[usable, None]
-            self.scaled_error += float(scaled.sum(where=seen[usable]))
-            self.scaled_points += int(seen[usable].sum())
+            self._quantile_loss[i] += loss.sum(where=seen)
+            self._covered[i] += (below & seen).sum()
+            if self._inner[i]:
+                under += ~below
+                up_to += y >= q[:, :, i]
+        bins = len(self._ranks)
+        pairs = (under * bins + up_to)[seen]
+        self._ranks += np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
 
     def result(self) -> dict[str, Any]:
         """The scores of everything fed so far; None for one whose denominator is 0.
 
         mase: mean absolute error of the median in seasonal errors. crps: mean over levels of the weighted quantile
-        loss. mse: of the mean. mae: of the median. coverage: share of labels at or below each level. points:
-        labels scored.
+        loss. mse: of the mean; mse_median: of the median. mae, mape, smape: of the median. msis: mean interval score
+        in seasonal errors, None where the levels lack an end of INTERVAL. mean_absolute_label: what mae and the root
+        of mse are divided by for ND and NRMSE. coverage: share of labels at or below each level. pit: share of labels
+        between one level and the next, from below the lowest to above the highest; a label that ties with quantiles
+        is shared out evenly among the bins that it touches. points: labels scored.
         """
+        points = self._label.count
         return {
-            "mase": _ratio(self.scaled_error, self.scaled_points),
-            "crps": _ratio(float(self.quantile_loss.mean()), self.absolute_label),
-            "mse": _ratio(self.squared_error, self.points),
-            "mae": _ratio(self.absolute_error, self.points),
+            "mase": self._scaled.value(),
+            "crps": _ratio(float(self._quantile_loss[self._inner].mean()), self._label.total),
+            "mse": self._squared_mean.value(),
+            "mse_median": self._squared.value(),
+            "mae": self._absolute.value(),
+            "mape": self._percentage.value(),
+            "smape": self._symmetric.value(),
+            "msis": self._interval.value(),
+            "mean_absolute_label": self._label.value(),
             "coverage": {
-                str(level): _ratio(float(n), self.points)
-                for level, n in zip(self.levels, self.covered, strict=True)
+                str(level): _ratio(float(n), points)
+                for level, n in zip(self.levels, self._covered, strict=True)
             },
-            "points": self.points,
+            "pit": [_ratio(share, points) for share in _spread_ties(self._ranks)],
+            "points": points,
         }
+
+
+def _quotient(
+    numerator: Array, denominator: Array, seen: NDArray[np.bool_]
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Quotients, and where they count: a denominator of 0 leaves the label out, as gluonts' masked arrays do."""
+    usable = seen & (denominator > 0)
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=usable), usable
+
+
+def _interval_score(y: Array, low: Array, high: Array) -> Array:
+    """Width plus what labels outside miss by, dearer the rarer they should be (Gneiting and Raftery 2007, eq. 43)."""
+    price = 1 / INTERVAL[0]
+    return high - low + price * (np.maximum(low - y, 0) + np.maximum(y - high, 0))
+
+
+def _spread_ties(ranks: Array) -> list[float]:
+    """Labels per bin. ranks: (bins, bins), labels by the first and the last bin that they touch."""
+    shares = np.zeros(len(ranks))
+    for first, last in zip(*np.nonzero(ranks), strict=True):
+        shares[first : last + 1] += ranks[first, last] / (last + 1 - first)
+    return shares.tolist()
 
 
 def relative(value: float | None, reference: float | None) -> float | None:

@@ -75,22 +75,24 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(width, 2 * config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, width, bias=False)
 
-    def attend(self, x: Tensor, variates: int, present: Tensor | None) -> Tensor:
+    def attend(self, x: Tensor, variates: int, present: Tensor | None, backend: str) -> Tensor:
         if self.kind == "feature" and variates == 1:
             # softmax over one variate is 1: only the value path remains
             return nn.functional.linear(x, self.qkv.weight[2 * x.shape[-1] :])
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))
         if self.kind == "time":
-            attended = ops.causal_attention(q, k, v, self.q_gain, self.k_gain)
+            attended = ops.causal_attention(qkv, self.q_gain, self.k_gain, backend=backend)
         else:
             attended = ops.feature_attention(
-                q, k, v, self.q_gain, self.k_gain, variates=variates, present=present
+                qkv, self.q_gain, self.k_gain, variates=variates, present=present, backend=backend
             )
         return attended.flatten(-2)
 
-    def forward(self, x: Tensor, variates: int, present: Tensor | None) -> Tensor:
-        """x: (S, N, D)."""
-        x = x + self.attention_out(self.attend(self.attention_norm(x), variates, present))
+    def forward(
+        self, x: Tensor, variates: int, present: Tensor | None, backend: str = "auto"
+    ) -> Tensor:
+        """x: (S, N, D). backend: what computes attention, as in `ops.choose_attention`."""
+        x = x + self.attention_out(self.attend(self.attention_norm(x), variates, present, backend))
         return x + self.down(ops.swiglu(self.gate_up(self.mlp_norm(x))))
 
 
@@ -104,6 +106,8 @@ class Model(nn.Module):
         # what the blocks' matmuls run in; statistics, embedding and head keep the weights' dtype, because a series'
         # fine detail passes through them alone
         self.block_dtype = torch.float32
+        # what computes both attentions, as in `ops.choose_attention`
+        self.attention = "auto"
         self.embedding = Embedding(config)
         kinds = (LAYER_PATTERN[i % len(LAYER_PATTERN)] for i in range(config.n_layers))
         self.blocks = nn.ModuleList(Block(config, kind) for kind in kinds)
@@ -141,7 +145,7 @@ class Model(nn.Module):
         autocast = self.block_dtype == torch.bfloat16
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             for block in self.blocks:
-                h = block(h, variates, present)
+                h = block(h, variates, present, self.attention)
         h = nn.functional.silu(self.bottleneck(self.norm(h)))
         return Tokens(h, loc, scale, weight)
 

@@ -7,7 +7,8 @@ the rules. Nothing here needs a model or torch.
 
 import fnmatch
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,17 @@ class PackError(ValueError):
 class Task:
     """One data set at one horizon, by the manifest.
 
-    windows: forecasts per series; `distance` steps lie between two of them. split: for ltsf, the rows at which
-    training, validation and test end; None for gift, whose windows end at each series' own end.
+    base: what the data set was made from; those of one base at several frequencies are not independent. reader: the
+    series at `path`, each (T,), NaN where missing. windows: forecasts per series; `distance` steps lie between two of
+    them. split: for ltsf, the rows at which training, validation and test end; None for gift, whose windows end at
+    each series' own end.
     """
 
     name: str
     dataset: str
+    base: str
     path: Path
+    reader: Callable[[Path], list[np.ndarray]]
     kind: str
     term: str
     freq: str
@@ -42,6 +47,7 @@ class Task:
     season_length: int
     horizon: int
     series: int
+    variates: int
     windows: int
     distance: int
     split: tuple[int, int, int] | None = None
@@ -65,19 +71,21 @@ def load_tasks(
     tasks: list[Task] = []
     for entry in field_of(read_json(path), "datasets", path, list):
         tasks += _dataset_tasks(entry, pack)
+    chosen = [task for task in choose(tasks, patterns) if task.kind in kinds]
+    if not chosen:
+        raise PackError(f"no task of {pack} is left; wanted kinds {', '.join(kinds)}")
+    return chosen
+
+
+def choose(tasks: list[Task], patterns: Sequence[str]) -> list[Task]:
+    """The tasks with a name that fits a glob (none: all). Raises PackError for a glob that fits nothing."""
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(task.name, pattern) for task in tasks):
             known = ", ".join(task.name for task in tasks[:4])
             raise PackError(f"no task fits {pattern!r}; names read like {known}")
-    chosen = [
-        task
-        for task in tasks
-        if task.kind in kinds
-        and (not patterns or any(fnmatch.fnmatchcase(task.name, p) for p in patterns))
-    ]
-    if not chosen:
-        raise PackError(f"no task of {pack} is left; wanted kinds {', '.join(kinds)}")
-    return chosen
+    if not patterns:
+        return tasks
+    return [task for task in tasks if any(fnmatch.fnmatchcase(task.name, p) for p in patterns)]
 
 
 def _dataset_tasks(entry: Mapping[str, Any], pack: Path) -> Iterator[Task]:
@@ -88,11 +96,14 @@ def _dataset_tasks(entry: Mapping[str, Any], pack: Path) -> Iterator[Task]:
     freq = field_of(entry, "freq", where, str)
     common = {
         "dataset": name,
+        "base": _base(entry, name),
         "path": path,
+        "reader": _read_parquet,
         "freq": freq,
         "domain": entry.get("domain", "unknown"),
         "season_length": entry.get("season_length") or _season(freq, where),
         "series": _parquet_rows(path),
+        "variates": entry.get("num_variates", 1),
     }
     for rule in field_of(entry, "tasks", where, list):
         kind = field_of(rule, "kind", where)
@@ -127,6 +138,11 @@ def _dataset_tasks(entry: Mapping[str, Any], pack: Path) -> Iterator[Task]:
             raise PackError(f"{where}: task kind must be one of {', '.join(SCORES)}, got {kind!r}")
 
 
+def _base(entry: Mapping[str, Any], name: str) -> str:
+    """The GIFT-Eval data set that this one is, at any frequency, where the manifest names it; else its own name."""
+    return re.split(r"[/ ]", entry.get("gift_eval_equivalent") or name)[0]
+
+
 def _season(freq: str, where: Path) -> int:
     try:
         return metrics.season_length(freq)
@@ -139,19 +155,9 @@ def read_series(task: Task) -> list[np.ndarray]:
 
     Standardised means by the mean and population standard deviation of the training rows (1 where that is 0).
     """
-    reader = _parquet()
-    try:
-        column = reader.read_table(task.path, columns=["target"])["target"].combine_chunks()
-        # a null row would have no length and shift every series after it
-        ends = np.cumsum(column.fill_null([]).value_lengths().to_numpy())
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        infinite = bool(np.isinf(values).any())
-    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise PackError(f"{task.path}: no readable column 'target' of numbers: {text}") from error
-    if infinite:
+    series = task.reader(task.path)
+    if any(np.isinf(x).any() for x in series):
         raise PackError(f"{task.path}: infinite values; missing ones must be NaN")
-    series = np.split(values, ends[:-1])
     if task.split is None:
         return series
     standard = []
@@ -164,13 +170,26 @@ def read_series(task: Task) -> list[np.ndarray]:
     return standard
 
 
-def starts(
-    task: Task, length: int, *, stride: int = 1, max_windows: int | None = None
-) -> np.ndarray:
+def _read_parquet(path: Path) -> list[np.ndarray]:
+    reader = _parquet()
+    try:
+        column = reader.read_table(path, columns=["target"])["target"].combine_chunks()
+        # a null row would have no length and shift every series after it
+        ends = np.cumsum(column.fill_null([]).value_lengths().to_numpy())
+        values = column.flatten().to_numpy(zero_copy_only=False)
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise PackError(f"{path}: no readable column 'target' of numbers: {text}") from error
+    if values.dtype.kind not in "fiu":
+        raise PackError(f"{path}: no readable column 'target' of numbers: got {values.dtype}")
+    return np.split(values, ends[:-1])
+
+
+def starts(task: Task, length: int, *, stride: int = 1) -> np.ndarray:
     """Where the labels of a series' windows start: everything before is context.
 
-    length: T of the series. stride, max_windows: for ltsf only, every stride-th window, and then at most so many,
-    evenly spread from the first to the last. Raises PackError where the windows do not fit the series.
+    length: T of the series. stride: for ltsf only, every stride-th window. Raises PackError where the windows do not
+    fit the series.
     """
     if task.split is None:
         last = length - task.horizon
@@ -178,8 +197,6 @@ def starts(
     else:
         last = min(length, task.split[2]) - task.horizon
         found = np.arange(task.split[1], last + 1, stride)
-        if max_windows is not None and len(found) > max_windows:
-            found = found[np.linspace(0, len(found) - 1, max_windows).round().astype(int)]
     if not len(found) or found[0] < 1 or (task.split and length < task.split[2]):
         raise PackError(
             f"{task.name}: {task.windows} windows of {task.horizon} steps do not fit a series of {length}"
@@ -190,18 +207,28 @@ def starts(
 def windows(
     task: Task, series: Sequence[np.ndarray], *, stride: int = 1, max_windows: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Context (T,) and labels (H,) of each window, series by series; both are views, nothing is copied."""
-    for x in series:
-        for start in starts(task, len(x), stride=stride, max_windows=max_windows):
-            yield x[:start], x[start : start + task.horizon]
+    """Context (T,) and labels (H,) of each window, series by series; both are views, nothing is copied.
+
+    max_windows: at most so many of them, evenly spread over all windows of all series from the first to the last.
+    """
+    found = [starts(task, len(x), stride=stride) for x in series]
+    ends = np.cumsum([len(of_series) for of_series in found])
+    chosen = np.arange(ends[-1])
+    if max_windows is not None and max_windows < len(chosen):
+        chosen = np.linspace(0, len(chosen) - 1, max_windows).round().astype(int)
+    for i, flat in zip(np.searchsorted(ends, chosen, side="right"), chosen, strict=True):
+        # counted from the end, a window's place needs no offset of its series
+        start = found[i][flat - ends[i]]
+        yield series[i][:start], series[i][start : start + task.horizon]
 
 
 def count_windows(task: Task, *, stride: int = 1, max_windows: int | None = None) -> int:
     """Forecasts that `score` will ask for, without reading the series."""
     per_series = task.windows
     if task.split is not None:
-        per_series = len(starts(task, task.split[2], stride=stride, max_windows=max_windows))
-    return task.series * per_series
+        per_series = len(starts(task, task.split[2], stride=stride))
+    every = task.series * per_series
+    return every if max_windows is None else min(every, max_windows)
 
 
 def load_baselines(pack: Path) -> dict[str, dict[str, dict[str, float | None]]]:

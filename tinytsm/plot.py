@@ -1,4 +1,4 @@
-"""Pictures: fan charts of forecasts, loss curves.
+"""Pictures: fan charts of forecasts, loss curves, calibration.
 
 Draws on its own figure and canvas, so that no back end, style or open figure of the caller is touched.
 matplotlib is an extra and is imported when the first picture is asked for.
@@ -6,7 +6,7 @@ matplotlib is an extra and is imported when the first picture is asked for.
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ MAX_PANELS = 12
 _DPI = 150
 _HISTORY, _MEDIAN, _GRID, _TEXT = "#30343b", "#1f6fb4", "#e4e6ea", "#5a606b"
 _MARK = "#c8371b"
+_COLORS = (_MEDIAN, "#c4541d", "#2f8f5b", "#7a4fa3", "#b08900")
 # opacity of nested bands by how many there are, widest first
 _ALPHAS: dict[int, tuple[float, ...]] = {
     0: (),
@@ -116,7 +117,7 @@ def fan_chart(path: str | Path, panels: Sequence[Panel], *, last: int | None = N
         figure.suptitle(
             f"the first {len(shown)} of {len(panels):,} series", fontsize=9, color=_TEXT
         )
-    _save(figure, Path(path))
+    save(figure, Path(path))
     return len(shown)
 
 
@@ -272,7 +273,88 @@ def loss_curve(log: str | Path, path: str | Path, *, title: str = "training loss
         _dress(one)
         one.margins(x=0.01)
     grid[-1].set_xlabel("step", color=_TEXT)
-    _save(figure, Path(path))
+    save(figure, Path(path))
+
+
+def calibration_chart(
+    path: str | Path, groups: Mapping[str, Mapping[str, Any]], *, title: str
+) -> None:
+    """Draw coverage against level, and the histogram of where labels fall between levels, overall and by group.
+
+    groups: "calibration" of a results file's summary; that of the model is drawn, or of seasonal naive alone.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    curves = {
+        group: scores.get("model", scores.get("seasonal_naive"))
+        for group, of_group in groups.items()
+        if (scores := of_group["scores"])
+    }
+    if "all" not in curves:
+        raise InputError("nothing to draw: no task with a scored label")
+    figure = Figure(figsize=(9.6, 4.6), dpi=_DPI, layout="constrained", facecolor="white")
+    coverage, histogram = figure.subplots(1, 2)
+    coverage.plot([0, 1], [0, 1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
+    for group, scores in curves.items():
+        levels = sorted(scores["coverage"], key=float)
+        whole = group == "all"
+        coverage.plot(
+            [float(level) for level in levels],
+            [scores["coverage"][level] for level in levels],
+            color=_MEDIAN if whole else _HISTORY,
+            alpha=1.0 if whole else 0.18,
+            linewidth=1.8 if whole else 0.9,
+            marker="o" if whole else None,
+            markersize=3,
+            zorder=3 if whole else 2,
+            label="all tasks" if whole else None,
+        )
+    coverage.plot([], [], color=_HISTORY, alpha=0.4, label="each group")
+    coverage.set_xlabel("quantile level", color=_TEXT)
+    coverage.set_ylabel("share of labels at or below", color=_TEXT)
+    coverage.set_title(title, loc="left", fontsize=10)
+    coverage.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT)
+    shares = curves["all"]["pit"]
+    at = (np.arange(len(shares)) + 0.5) / len(shares)
+    histogram.bar(at, shares, width=0.92 / len(shares), color=_MEDIAN, alpha=0.75)
+    histogram.axhline(1 / len(shares), color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
+    histogram.set_xlabel("place of the label in the forecast distribution", color=_TEXT)
+    histogram.set_ylabel("share of labels", color=_TEXT)
+    for axes in (coverage, histogram):
+        _dress(axes)
+    save(figure, Path(path))
+
+
+def regret_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Draw regret by step ahead, and coverage against level, of each process at its longest context.
+
+    records: those of one forecaster, as `tinytsm.study_calibration.study` returns them.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    newest = {record["process"]: record for record in sorted(records, key=lambda r: r["context"])}
+    figure = Figure(figsize=(9.6, 4.6), dpi=_DPI, layout="constrained", facecolor="white")
+    regret, coverage = figure.subplots(1, 2)
+    coverage.plot([0, 1], [0, 1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
+    for (process, record), color in zip(newest.items(), _COLORS, strict=False):
+        percent = 100 * np.array(record["regret_by_step"])
+        regret.plot(np.arange(1, len(percent) + 1), percent, color=color, label=process)
+        levels = sorted(record["coverage"], key=float)
+        shares = [record["coverage"][level] for level in levels]
+        coverage.plot(list(map(float, levels)), shares, color=color, marker="o", markersize=3)
+    contexts = sorted({record["context"] for record in newest.values()})
+    regret.set_title(f"{title}, context {', '.join(map(str, contexts))}", loc="left", fontsize=10)
+    regret.set_ylim(bottom=0)
+    regret.set_xlabel("steps ahead", color=_TEXT)
+    regret.set_ylabel("regret, % of the least expected loss", color=_TEXT)
+    regret.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT)
+    coverage.set_xlabel("quantile level", color=_TEXT)
+    coverage.set_ylabel("probability of a label at or below", color=_TEXT)
+    for axes in (regret, coverage):
+        _dress(axes)
+    save(figure, Path(path))
 
 
 def _read_log(log: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -319,8 +401,9 @@ def _short_number(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path, *, dpi: int = _DPI) -> None:
+    """Write a figure to .png, .svg or .pdf, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DPI))
+    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=dpi))

@@ -10,11 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from tinytsm.metrics import geometric_mean, relative
+from tinytsm.metrics import LEVELS, geometric_mean, relative
 from tinytsm.pack import SCORES
 
-# air-quality stations and street counters: measuring devices that the manifest files under other domains than Energy
-_SENSORS = ("kdd_cup_2018_*", "pedestrian_*")
+# weather and air-quality stations, street counters and road loops: measuring devices that are filed under other
+# domains than Energy
+_SENSORS = (
+    "kdd_cup_2018*",
+    "pedestrian_*",
+    "jena_weather*",
+    "temperature_rain*",
+    "loop_seattle*",
+    "m_dense*",
+)
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -22,10 +30,12 @@ Results = Mapping[str, Mapping[str, Any]]
 def summarise(results: Results, published: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Geometric means by group, beside those of the baselines and of published models.
 
-    results: task name to record. published: the pack's published.json. Returns "headline" (per kind: tasks, scores;
-    the model's, or None in a run of baselines), "gift" and "ltsf" (per group: tasks, and scores by column), "averages"
-    (ltsf: per data set the plain mean over its horizons, the figure that papers print), and "published" (tasks, and
-    scores by model, best first) over the tasks that both sides hold.
+    results: task name to record. published: the pack's published.json. Returns "headline" (per kind: tasks, windows
+    scored and by the rules, scores; the model's, or None in a run of baselines), "gift" and "ltsf" (per group: tasks,
+    and scores by column), "averages"
+    (ltsf: per data set the plain mean over its horizons, the figure that papers print), "calibration" (gift: per
+    group, see `_calibration`), and "published" (tasks, and scores by model, best first) over the tasks that both
+    sides hold.
     """
     shared = _published_tasks(published)
     summary: dict[str, Any] = {"headline": {}}
@@ -41,9 +51,13 @@ def summarise(results: Results, published: Mapping[str, Any] | None = None) -> d
             group: {"tasks": len(entries), "scores": _means(entries, scores)}
             for group, entries in sorted(groups.items(), key=lambda item: _order(item[0]))
         }
+        if kind == "gift":
+            summary["calibration"] = {group: _calibration(groups[group]) for group in summary[kind]}
         everything = summary[kind]["all"]
         summary["headline"][kind] = {
             "tasks": everything["tasks"],
+            "windows": sum(entry["windows"] for entry in of_kind.values()),
+            "all_windows": sum(entry["all_windows"] for entry in of_kind.values()),
             **everything["scores"].get("model", dict.fromkeys(scores)),
         }
     if averages := _averages(results):
@@ -92,6 +106,25 @@ def _means(
         }
         for column in sorted(columns, key=lambda c: (c != "model", c))
     }
+
+
+def _calibration(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over tasks, by forecaster, of coverage by level and of the histogram `pit`; every task weighs the same.
+
+    error: mean over tasks and levels of |coverage - level|, so that tasks off to opposite sides do not cancel out.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    for who in ("model", "seasonal_naive"):
+        scored = [s for e in entries if (s := e.get(who)) and s.get("pit") and s["points"]]
+        if not scored:
+            continue
+        coverage = {k: fmean(s["coverage"][k] for s in scored) for k in scored[0]["coverage"]}
+        columns[who] = {
+            "coverage": coverage,
+            "pit": [fmean(shares) for shares in zip(*(s["pit"] for s in scored), strict=True)],
+            "error": fmean(abs(s["coverage"][str(q)] - q) for s in scored for q in LEVELS),
+        }
+    return {"tasks": len(entries), "scores": columns}
 
 
 def _averages(results: Results) -> dict[str, dict[str, Any]]:
@@ -152,8 +185,12 @@ def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:
         if entries:
             parts.append(_task_table(entries, scores, name))
             parts.append(_group_table(summary[kind], kind, scores, name))
+            if note := _sample_note(summary["headline"][kind]):
+                parts.append(note)
     if "averages" in summary:
         parts.append(_average_table(summary["averages"], name))
+    if "calibration" in summary:
+        parts.append(_calibration_table(summary["calibration"], name))
     if "published" in summary:
         published = summary["published"]
         rows = [
@@ -164,8 +201,15 @@ def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:
             f"published GIFT-Eval scores, {published['tasks']} of {published['of']} configurations, "
             "geometric means relative to seasonal naive"
         )
-        parts.append(f"{title}\n{_table(['model', 'MASE', 'CRPS'], rows)}")
+        parts.append(f"{title}\n{text_table(['model', 'MASE', 'CRPS'], rows)}")
     return "\n\n".join(parts)
+
+
+def _sample_note(headline: Mapping[str, Any]) -> str:
+    scored, of = headline["windows"], headline["all_windows"]
+    if scored == of:
+        return ""
+    return f"A SAMPLE: {scored} of {of} windows were scored; baselines and published scores are not so cut"
 
 
 def _task_table(entries: Results, scores: Sequence[str], name: str) -> str:
@@ -190,7 +234,7 @@ def _task_table(entries: Results, scores: Sequence[str], name: str) -> str:
     note = (
         "r. = relative to seasonal naive; windows N/M = only N of the task's M windows were scored"
     )
-    return f"{_table(header, rows)}\n{note}"
+    return f"{text_table(header, rows)}\n{note}"
 
 
 def _average_table(averages: Mapping[str, Any], name: str) -> str:
@@ -204,7 +248,7 @@ def _average_table(averages: Mapping[str, Any], name: str) -> str:
         + [_number(a["scores"].get(who, {}).get(key)) for who in columns for key in SCORES["ltsf"]]
         for dataset, a in averages.items()
     ]
-    return _table(header, rows)
+    return text_table(header, rows)
 
 
 def _group_table(groups: Mapping[str, Any], kind: str, scores: Sequence[str], name: str) -> str:
@@ -219,14 +263,37 @@ def _group_table(groups: Mapping[str, Any], kind: str, scores: Sequence[str], na
         + [_number(g["scores"].get(column, {}).get(key)) for column in columns for key in scores]
         for group, g in groups.items()
     ]
-    return f"geometric means relative to seasonal naive\n{_table(header, rows)}"
+    return f"geometric means relative to seasonal naive\n{text_table(header, rows)}"
+
+
+def _calibration_table(groups: Mapping[str, Any], name: str) -> str:
+    intervals = (("0.025", "0.975"), ("0.1", "0.9"), ("0.3", "0.7"))
+    columns = list(dict.fromkeys(who for g in groups.values() for who in g["scores"]))
+    header = ["calibration", "tasks"]
+    for who in columns:
+        label = name if who == "model" else "naive"
+        header += [f"{label} {100 * (float(b) - float(a)):.0f} %" for a, b in intervals]
+        header += [f"{label} error"]
+    rows = []
+    for group, of_group in groups.items():
+        row = [group, str(of_group["tasks"])]
+        for who in columns:
+            if (scores := of_group["scores"].get(who)) is None:
+                row += ["-"] * (len(intervals) + 1)
+                continue
+            coverage = scores["coverage"]
+            row += [f"{100 * (coverage[b] - coverage[a]):.1f} %" for a, b in intervals]
+            row += [_number(scores["error"])]
+        rows.append(row)
+    note = "share of labels in the central intervals, and mean distance of coverage from its level"
+    return f"{text_table(header, rows)}\n{note}; means over tasks"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]

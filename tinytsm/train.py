@@ -128,7 +128,8 @@ def _train(trainer: Trainer) -> int:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say = tqdm.write if first else lambda text, **_: None
     say(
-        f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}",
+        f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}, "
+        f"attention by {trainer.model.attention}",
         file=sys.stderr,
     )
     say(json.dumps(dataclasses.asdict(trainer.plan.model)), file=sys.stderr)

@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinytsm import checkpoint
+from tinytsm import checkpoint, ops
 from tinytsm.config import TOKEN_MULTIPLE, ModelConfig, TrainConfig
 from tinytsm.data import Batch, Bucket, Feeder, Plan
+from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
 from tinytsm.synth.mixture import MIXTURE_VERSION
@@ -113,13 +114,20 @@ class Trainer:
         self.next_batch = 0
         self.skipped = 0
         self.stop_signal: int | None = None
-        self.model.block_dtype = pick_precision(device)
+        self.model.block_dtype = ops.pick_precision(device)
+        self.model.attention = pick_attention(config.attention, model_config, device)
+        self.recorder = Recorder(device, self.world.size) if config.cuda_graphs else None
         self.compile_seconds = 0.0
 
     # -- one step
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Gradients of the global batch into the parameters; returns the global loss."""
+        if self.recorder is not None:
+            return self.recorder.run(self._forward_backward, self.model, batch)
+        return self._forward_backward(batch)
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
         self.model.zero_grad(set_to_none=True)
         loss = batch_loss(self.model, batch, self.world)
         loss.backward()
@@ -168,6 +176,7 @@ class Trainer:
             "skipped": self.skipped,
             "mixture": MIXTURE_VERSION,
             "precision": str(self.model.block_dtype).removeprefix("torch."),
+            "attention": self.model.attention,
             "train": dataclasses.asdict(self.config),
             "versions": checkpoint.fingerprint(),
         }
@@ -376,16 +385,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(device: torch.device) -> torch.dtype:
-    """What the blocks' matmuls run in: bfloat16 where the hardware multiplies it fast, else float32."""
-    if device.type == "cuda" or torch.backends.mkldnn.is_available() and _cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    # true for AVX512_BF16 and AMX; emulated bfloat16 is many times slower than float32
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def pick_attention(wanted: str, config: ModelConfig, device: torch.device) -> str:
+    """The back end of a model's attention on a device; ValueError where the one wanted cannot compute it."""
+    width = config.d_model // config.n_heads
+    heads = torch.empty(0, width, dtype=ops.pick_precision(device), device=device)
+    return ops.choose_attention(wanted, heads)
 
 
 def find_compiler() -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tinytsm.config import QUANTILES
-from tinytsm.forecast import TinyTSM
+from tinytsm.forecast import Precision, TinyTSM
 from tinytsm.frames import predict_frame
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ class Chronos2Pipeline(TinyTSM):
         *,
         device: str = "auto",
         device_map: str | None = None,
+        precision: Precision = "auto",
         torch_dtype: Any = None,
         dtype: Any = None,
     ) -> Self:
         """path: as `TinyTSM.from_pretrained`, or the name of a Chronos model, for which the shipped one is loaded.
 
-        torch_dtype, dtype: not used; the weights compute in float32, blocks in bfloat16 where that is fast.
+        torch_dtype, dtype: not used; `precision` says what the blocks compute in.
         """
         if str(path).startswith(_HUB) and not Path(path).exists():
             warnings.warn(
@@ -44,7 +45,9 @@ class Chronos2Pipeline(TinyTSM):
                 stacklevel=2,
             )
             path = "nano"
-        return super().from_pretrained(path, device=device, device_map=device_map)
+        return super().from_pretrained(
+            path, device=device, device_map=device_map, precision=precision
+        )
 
     def predict_df(  # type: ignore[override]
         self,

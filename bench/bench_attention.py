@@ -1,0 +1,144 @@
+"""Both attentions, forward alone and with backward: the kernels against PyTorch's, all with norms and positions.
+
+Attention of short groups is bound by memory: its floor is a plain copy. Rivals are the definition run eagerly, the
+library's fused attention behind norms and positions that torch.compile fuses (each of SDPA's back ends for causal
+attention, padded groups for feature attention), and flash-attn where it is installed. The kernels take part on a GPU,
+and in tiny mode also in Triton's interpreter (TRITON_INTERPRET=1), which says nothing of their speed.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tinytsm import ops
+from tinytsm.testing import kernel_device
+
+TINY = os.environ.get("TINYTSM_BENCH_TINY", "0") not in ("", "0")
+ON_GPU = torch.cuda.is_available()
+TRITON = ["triton"] if ON_GPU or (TINY and kernel_device() is not None) else []
+SDPA = {
+    "sdpa-flash": SDPBackend.FLASH_ATTENTION,
+    "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
+    "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+RIVALS = [*TRITON, "reference", "compiled", "sdpa", *(SDPA if ON_GPU else ())]
+DTYPES = [torch.bfloat16] if ON_GPU else [torch.float32]
+LENGTHS = [32] if TINY else [32, 64, 128, 256, 512, 1024]
+VARIATES = [7] if TINY else [1, 2, 7, 21, 64, 100]
+WIDTHS = [32] if TINY else [32, 64]
+HEADS = 2 if TINY else 8
+# Tokens of a batch, over all series: enough to fill a large GPU, or to leave a CPU's caches.
+TOKENS = 128 if TINY else 1 << 17 if ON_GPU else 1 << 13
+
+
+def rival_of(op: str, rival: str, **settings: Any) -> Callable[..., Tensor]:
+    """One way to compute an op on (qkv, q_gain, k_gain); skips what is not installed."""
+    attend = getattr(ops, op)
+    backend = {"compiled": "reference"}.get(rival, "sdpa" if rival in SDPA else rival)
+    if rival == "flash-attn" and ops._flash_attention is None:
+        pytest.skip("needs flash-attn")
+
+    def run(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:
+        return attend(qkv, q_gain, k_gain, backend=backend, **settings)
+
+    # the kernels and the definition as they are, all others behind compiled norms and positions
+    if rival in ("triton", "reference"):
+        return run
+    torch.compiler.reset()
+    return torch.compile(run, fullgraph=True, backend="aot_eager" if TINY else "inductor")
+
+
+def compare(
+    benchmark: BenchmarkFixture, timed: Callable[..., Any], device: torch.device, op: str, rival: str,
+    shape: tuple[int, ...], dtype: torch.dtype, direction: str, flop: float, **settings: Any,
+) -> None:  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator)
+
+    qkv = normal(*shape).to(device, dtype)
+    gains = [(1 + 0.1 * normal(shape[-1])).to(device) for _ in range(2)]
+    grad = normal(*shape[:2], *shape[3:]).to(device, dtype)
+    both = direction != "forward"
+    leaves = [t.requires_grad_(both) for t in (qkv, *gains)]
+    attend = rival_of(op, rival, **settings)
+    only = sdpa_kernel(SDPA[rival]) if rival in SDPA else contextlib.nullcontext()
+
+    def step(f: Callable[..., Tensor]) -> list[Tensor]:
+        out = f(*leaves)
+        grads = torch.autograd.grad(out, leaves, grad, allow_unused=True) if both else ()
+        return [out.detach(), *(g for g in grads if g is not None)]
+
+    with only:
+        try:
+            step(attend)
+        except RuntimeError as error:
+            if rival not in SDPA:
+                raise
+            pytest.skip(f"{rival} cannot: {error}")
+        if ON_GPU:
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            step(attend)
+            torch.cuda.synchronize()
+            benchmark.extra_info["peak_MB"] = (torch.cuda.max_memory_allocated() - before) / 1e6
+        # what any implementation reads and writes: qkv and the answer; back again: qkv, its gradient, the upstream one
+        moved = qkv.nbytes + grad.nbytes + (2 * qkv.nbytes + grad.nbytes if both else 0)
+        found = timed(
+            lambda: step(attend), bytes_moved=moved, calls=20 if ON_GPU else 2, rounds=10 if ON_GPU else 3
+        )  # fmt: skip
+    if benchmark.stats:  # None under --benchmark-disable
+        seconds = benchmark.extra_info["us_per_call"] / 1e6
+        benchmark.extra_info["TFLOP/s"] = flop * (3.5 if both else 1) / seconds / 1e12
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
+    expected = step(lambda *inputs: getattr(ops, op)(*inputs, backend="reference", **settings))
+    for ours, truth in zip(found, expected, strict=True):
+        scale = float(truth.float().abs().max())
+        torch.testing.assert_close(ours, truth, rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("direction", ["forward", "forward and backward"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("rival", [*RIVALS, "flash-attn"])
+def bench_causal_attention(
+    benchmark: BenchmarkFixture, timed: Callable[..., Any], device: torch.device,
+    rival: str, length: int, width: int, dtype: torch.dtype, direction: str,
+) -> None:  # fmt: skip
+    benchmark.group = f"causal_attention {direction} N{length} E{width} {dtype}"
+    shape = (max(1, TOKENS // length), length, 3, HEADS, width)
+    # two products over the half that is seen
+    flop = 2.0 * shape[0] * HEADS * length * length * width
+    compare(
+        benchmark, timed, device, "causal_attention", rival, shape, dtype, direction, flop
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["forward", "forward and backward"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("variates", VARIATES)
+@pytest.mark.parametrize("rival", [*TRITON, "reference", "compiled", "sdpa", "flash-attn"])
+def bench_feature_attention(
+    benchmark: BenchmarkFixture, timed: Callable[..., Any], device: torch.device,
+    rival: str, variates: int, width: int, dtype: torch.dtype, direction: str,
+) -> None:  # fmt: skip
+    benchmark.group = f"feature_attention {direction} V{variates} E{width} {dtype}"
+    tokens = 4 if TINY else 64
+    items = max(1, TOKENS // (tokens * variates))
+    shape = (items * variates, tokens, 3, HEADS, width)
+    flop = 4.0 * items * tokens * HEADS * variates * variates * width
+    compare(
+        benchmark, timed, device, "feature_attention", rival, shape, dtype, direction, flop,
+        variates=variates,
+    )  # fmt: skip

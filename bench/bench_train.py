@@ -1,0 +1,134 @@
+"""One training step of each preset: eager and compiled, tokens per second, and the share of the matmul peak.
+
+The peak is a large square product, in the blocks' dtype and on the same threads. A step's work counts the products
+that any implementation needs: causal attention at half a square, three passes (forward, and backward for
+inputs and weights), no optimizer, which is timed with the step all the same. On a GPU the compiled step runs the
+Triton kernels. Compilation is a benchmark of its own. Torch's threads are those of OMP_NUM_THREADS.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch._inductor.utils import fresh_cache
+from torch.utils.benchmark import Timer
+
+from tinytsm import ops
+from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
+from tinytsm.data import Batch
+from tinytsm.kernels import reference
+from tinytsm.trainer import Trainer, find_compiler
+
+TINY = os.environ.get("TINYTSM_BENCH_TINY", "0") not in ("", "0")
+ON_GPU = torch.cuda.is_available()
+PRESET_NAMES = ["nano"] if TINY or not ON_GPU else list(PRESETS)
+# in tiny mode the compiler's own time would be all there is
+COMPILES = not TINY and (ON_GPU or find_compiler() is not None)
+RIVALS = ["eager", "compiled"] if COMPILES else ["eager"]
+TOKENS = 1024 if TINY else 1 << 17 if ON_GPU else 8192
+
+
+def step_flop(config: ModelConfig, tokens: int) -> float:
+    """Useful FLOP of a step on univariate series of full context."""
+    width = config.d_model
+    per_token = (2 * config.patch + ops.FRAME_FEATURES) * 3 * width + 2 * width * width
+    for layer in range(config.n_layers):
+        per_token += width * width + 3 * width * config.d_ff
+        if LAYER_PATTERN[layer % len(LAYER_PATTERN)] == "time":
+            per_token += 3 * width * width + config.context_patches * width
+        else:
+            # a lone variate needs its values alone
+            per_token += width * width
+    per_token += width * config.head_rank
+    head = config.head_rank * config.patch * (1 + len(QUANTILES))
+    pairs = sum(len(ks) / stride for ks, stride in reference.octaves(config.horizon_patches))
+    return 6.0 * tokens * (per_token + pairs * head)
+
+
+def make_trainer(preset: str, out: Path, device: torch.device) -> Trainer:
+    config = TrainConfig(
+        batch_tokens=TOKENS, short_share=0, multivariate_share=0, threads=torch.get_num_threads()
+    )
+    return Trainer(PRESETS[preset], config, out, device=device)
+
+
+def first_batch(trainer: Trainer) -> Batch:
+    plan, device = trainer.plan, trainer.device
+    bucket = plan.bucket(0)
+    buffer = torch.empty(plan.values(bucket))
+    plan.fill(0, buffer)
+    tensors = (*plan.views(buffer, bucket), plan.offsets(0))
+    x, target, resolution, offset = (t.to(device) for t in tensors)
+    return Batch(x, target, resolution, offset, bucket.variates, 0)
+
+
+@pytest.fixture(scope="module")
+def matmul_peak(device: torch.device) -> float:
+    """FLOP/s of a large product of the blocks' dtype."""
+    size = 256 if TINY else 8192 if ON_GPU else 2048
+    a = torch.randn(size, size, device=device).to(ops.pick_precision(device))
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.blocked_autorange(min_run_time=0.01 if TINY else 1).median
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("rival", RIVALS)
+def bench_step(
+    benchmark: BenchmarkFixture, timed: Callable[..., Any], tmp_path: Path, device: torch.device,
+    matmul_peak: float, preset: str, rival: str,
+) -> None:  # fmt: skip
+    benchmark.group = f"training step {preset}, {TOKENS} tokens"
+    truth_trainer = make_trainer(preset, tmp_path, device)
+    batch = first_batch(truth_trainer)
+    trainer = make_trainer(preset, tmp_path, device)
+    if rival == "compiled":
+        torch.compiler.reset()
+        trainer.compile()
+    truth, ours = truth_trainer.forward_backward(batch), trainer.forward_backward(batch)
+    torch.testing.assert_close(ours, truth, rtol=2e-3, atol=0)
+    for (name, p), q in zip(
+        trainer.model.named_parameters(), truth_trainer.model.parameters(), strict=True
+    ):
+        if q.grad is None:
+            assert p.grad is None or not p.grad.any(), name
+            continue
+        assert p.grad is not None, name
+        error = (p.grad - q.grad).norm() / q.grad.norm()
+        # bfloat16 rounds other intermediate values when they are fused
+        assert error < 0.05, (name, float(error))
+
+    loss, norm, _ = timed(
+        lambda: trainer.step(batch), bytes_moved=0, calls=10 if ON_GPU else 1, rounds=5
+    )
+    assert loss.isfinite() and norm.isfinite()
+    # None under --benchmark-disable
+    if benchmark.stats:
+        seconds = benchmark.extra_info["us_per_call"] / 1e6
+        benchmark.extra_info |= {
+            "tokens/s": TOKENS / seconds,
+            "GFLOP/s": step_flop(trainer.plan.model, TOKENS) / seconds / 1e9,
+            "of_matmul_peak": step_flop(trainer.plan.model, TOKENS) / seconds / matmul_peak,
+            "matmul_peak GFLOP/s": matmul_peak / 1e9,
+            "threads": torch.get_num_threads(),
+        }
+        del benchmark.extra_info["GB/s"]
+
+
+@pytest.mark.skipif(not COMPILES, reason="tiny mode, or no compiler")
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def bench_compile(
+    benchmark: BenchmarkFixture, tmp_path: Path, device: torch.device, preset: str
+) -> None:
+    """Everything that a run compiles before its first step, without a cache."""
+    benchmark.group = "compile"
+
+    def compile_anew() -> None:
+        torch.compiler.reset()
+        with fresh_cache():
+            make_trainer(preset, tmp_path, device).compile()
+
+    benchmark.pedantic(compile_anew, rounds=1)

@@ -1,0 +1,263 @@
+"""Markdown from result documents: one function per table, documents in, text out.
+
+A column that no row fills is left out, so a CPU's table has no device memory and a GPU's no empty cells.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+Document = Mapping[str, Any]
+# Heading, key of the row, and how its value is written.
+Column = tuple[str, str, Callable[[Any], str]]
+
+# Which published models stand beside ours, as GIFT-Eval names them: size, and what their makers say of the training.
+_PUBLISHED = {
+    "chronos_bolt_small": ("Chronos-Bolt-small", "48 M", "real and synthetic"),
+    "TempoPFN": ("TempoPFN", "38 M", "synthetic"),
+    "Toto-2.0-4m": ("Toto-2.0-4m", "4 M", "real and synthetic"),
+    "FlowState-r1.1": ("FlowState-r1.1", "under 25 M", "real and synthetic"),
+}
+
+
+def figure(value: float) -> str:
+    """Three significant digits, thousands apart."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - len(str(int(abs(value)))) + 1) if abs(value) >= 1 else 3
+    text = f"{value:,.{digits}f}"
+    return f"{value:.2g}" if abs(value) < 0.01 else text
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """A table of the columns that at least one row fills."""
+    used = [c for c in columns if any(row.get(c[1]) not in (None, "") for row in rows)]
+    lines = ["| " + " | ".join(heading for heading, _, _ in used) + " |"]
+    lines.append("|" + " --- |" * len(used))
+    for row in rows:
+        cells = (write(row[key]) if row.get(key) is not None else "" for _, key, write in used)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def origin(document: Document) -> str:
+    """Where the figures of a document come from, in one line."""
+    machine, versions = document["machine"], document["versions"]
+    where = machine["device"]
+    if machine["kind"] == "cpu":
+        where += f", {machine['cores']} cores, {machine['threads']} threads"
+    named = [f"{n} {v}" for n, v in versions.items() if n in ("torch", "triton", "numba")]
+    return (
+        f"{where}; {', '.join(named)}; commit {document['commit']}, {document['date']}: "
+        f"`{document['command']}`"
+    )
+
+
+def _each(documents: Sequence[Document], build: Callable[[Document], str]) -> str:
+    return "\n\n".join(f"{build(d)}\n\n{origin(d)}" for d in documents)
+
+
+def _parameters(value: int) -> str:
+    return f"{value / 1e6:.2f} M" if value < 10e6 else f"{value / 1e6:.1f} M"
+
+
+def training(documents: Sequence[Document]) -> str:
+    columns: list[Column] = [
+        ("preset", "preset", str),
+        ("path", "rival", str),
+        ("tokens/s", "tokens/s", figure),
+        ("ms a step", "us_per_call", lambda us: figure(us / 1e3)),
+        ("GFLOP/s", "GFLOP/s", figure),
+        ("of the matmul peak", "of_matmul_peak", share),
+        ("peak memory, MB", "peak_MB", figure),
+    ]
+
+    def build(document: Document) -> str:
+        text = markdown([r for r in document["rows"] if "tokens/s" in r], columns)
+        compiling = [r for r in document["rows"] if r["group"] == "compile"]
+        if compiling:
+            said = ", ".join(f"{r['preset']} {r['median_s']:.0f} s" for r in compiling)
+            text += f"\n\nCompiling, once and without a cache: {said}."
+        return text
+
+    return _each(documents, build)
+
+
+def generator(documents: Sequence[Document]) -> str:
+    columns: list[Column] = [
+        ("what", "name", lambda name: f"`{name.removeprefix('bench_')}`"),
+        ("million points/s", "Mpoints/s", figure),
+        ("processor seconds", "cpu_seconds", figure),
+        ("holds the lock", "lock_share", share),
+    ]
+
+    def build(document: Document) -> str:
+        # single families have their place in the documentation of the generator
+        return markdown([r for r in document["rows"] if "famil" not in r["group"]], columns)
+
+    return _each(documents, build)
+
+
+def forecasting(documents: Sequence[Document]) -> str:
+    columns: list[Column] = [
+        ("preset", "preset", str),
+        ("batch", "batch", str),
+        ("context", "context", str),
+        ("horizon", "horizon", str),
+        ("latency, ms", "latency_ms", figure),
+        ("series/s", "series/s", figure),
+        ("peak memory, MB", "peak_MB", figure),
+    ]
+
+    def build(document: Document) -> str:
+        rows = [r for r in document["rows"] if "latency_ms" in r]
+        cold = [r for r in rows if r["group"] == "cold start"]
+        warm = [r for r in rows if r["group"] != "cold start"]
+        text = markdown(warm, columns)
+        if cold:
+            said = ", ".join(f"{r['preset']} {r['latency_ms'] / 1e3:.1f} s" for r in cold)
+            text += f"\n\nFrom a new process to the first forecast: {said}."
+        return text
+
+    return _each(documents, build)
+
+
+def peers(documents: Sequence[Document]) -> str:
+    columns: list[Column] = [
+        ("model", "name", str),
+        ("parameters", "parameters", _parameters),
+        ("gives", "gives", str),
+        ("context", "context", str),
+        ("of it used", "used", str),
+        ("batch", "batch", str),
+        ("latency, ms", "latency_ms", figure),
+        ("series/s", "series/s", figure),
+    ]
+    return _each(documents, lambda d: markdown(d["rows"], columns))
+
+
+def accuracy(documents: Sequence[Document]) -> str:
+    """Ours, the classical models of the pack, and published ones, relative to seasonal naive."""
+    if not documents:
+        return ""
+    rows: list[dict[str, Any]] = []
+    for d in documents:
+        gift = d["summary"]["gift"]
+        rows.append(
+            {
+                "model": f"**{d['label']}**",
+                "parameters": _parameters(d["parameters"]),
+                "trained": d["trained"],
+                "all": gift["all"]["scores"]["model"],
+                "published": gift.get("published", {"scores": {}})["scores"].get("model"),
+            }
+        )
+    rows.sort(key=lambda row: row["all"]["mase"])
+    summary = documents[0]["summary"]
+    gift = summary["gift"]
+    for name, scores in gift["all"]["scores"].items():
+        if name != "model":
+            published = gift.get("published", {"scores": {}})["scores"].get(name)
+            rows.append(
+                {"model": name, "trained": "each series", "all": scores, "published": published}
+            )
+    shown = summary.get("published", {"scores": {}})["scores"]
+    for name, (title, size, trained) in _PUBLISHED.items():
+        if name in shown:
+            rows.append(
+                {
+                    "model": f"{title}, published",
+                    "parameters": size,
+                    "trained": trained,
+                    "published": shown[name],
+                }
+            )
+
+    def pair(scores: Mapping[str, float]) -> str:
+        return f"{score(scores['mase'])}, {score(scores['crps'])}"
+
+    tasks = {key: gift[key]["tasks"] for key in ("all", "published") if key in gift}
+    columns: list[Column] = [
+        ("model", "model", str),
+        ("parameters", "parameters", str),
+        ("trained on", "trained", str),
+        (f"{tasks['all']} tasks: MASE, CRPS", "all", pair),
+        (f"{tasks.get('published')} published tasks: MASE, CRPS", "published", pair),
+    ]
+    return markdown(rows, columns)
+
+
+def kernels(documents: Sequence[Document]) -> str:
+    """Also attention: whatever was timed against the eager definition."""
+    columns: list[Column] = [
+        ("op and shape", "group", str),
+        ("rival", "rival", str),
+        ("us", "us_per_call", figure),
+        ("against eager", "ratio", times),
+        ("GB/s", "GB/s", figure),
+        ("of a copy", "of_copy", share),
+        ("TFLOP/s", "TFLOP/s", figure),
+        ("of a matmul", "of_matmul", share),
+        ("peak memory, MB", "peak_MB", figure),
+        ("ratio withheld", "withheld", str),
+    ]
+
+    def build(document: Document) -> str:
+        rows = sorted(document["rows"], key=lambda r: r["group"])
+        text = markdown(rows, columns)
+        if peaks := document.get("peaks"):
+            matmul = ", ".join(f"{figure(v)} in {k}" for k, v in peaks["matmul_TFLOP/s"].items())
+            text += (
+                f"\n\nIn the same run a copy moved {figure(peaks['copy_GB/s'])} GB/s and a matmul "
+            )
+            text += f"reached, in TFLOP/s, {matmul}."
+        return text
+
+    return _each(documents, build)
+
+
+def breakdown(documents: Sequence[Document]) -> str:
+    columns: list[Column] = [
+        ("preset", "preset", str),
+        ("path", "path", str),
+        ("part", "part", str),
+        ("ms", "ms", figure),
+        ("share", "share", share),
+    ]
+    return _each(documents, lambda d: markdown(d["rows"], columns))
+
+
+def memory(documents: Sequence[Document]) -> str:
+    columns: list[Column] = [
+        ("preset", "preset", str),
+        ("tokens", "tokens", str),
+        ("path", "path", str),
+        ("peak, MB", "peak_MB", figure),
+        ("failed", "failed", str),
+    ]
+    return _each(documents, lambda d: markdown(d["rows"], columns))
+
+
+# Section of a results file to its heading and table, in the order of a machine's report.
+SECTIONS: dict[str, tuple[str, Callable[[Sequence[Document]], str]]] = {
+    "kernels": ("Kernels", kernels),
+    "attention": ("Attention", kernels),
+    "train": ("Training", training),
+    "breakdown": ("Where a step's time goes", breakdown),
+    "memory": ("Memory of a step", memory),
+    "forecast": ("Forecasting", forecasting),
+    "peers": ("Peers", peers),
+    "synth": ("Generator", generator),
+}

@@ -1,0 +1,39 @@
+"""Whether the unmodified tests of an op pass here: without that, no ratio of its kernel is printed."""
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.record import ROOT
+
+# What `python -m bench.gpu` has found already, as {op: verdict}, so that each benchmark file need not ask again.
+VERDICTS = "TINYTSM_BENCH_VERDICTS"
+_SECONDS = 300
+
+
+@functools.cache
+def tests_of(op: str) -> str:
+    """`passed`, `failed`, `skipped`, `out of time`, or `absent` where there is no tests/test_<op>.py."""
+    path = os.environ.get(VERDICTS)
+    if path is not None and Path(path).exists():
+        known = json.loads(Path(path).read_text())
+        if op in known:
+            return str(known[op])
+    file = f"tests/test_{op}.py"
+    if not (ROOT / file).exists():
+        return "absent"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
+    try:
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return "out of time"
+    if done.returncode:
+        return "failed"
+    # a file whose tests were all skipped exits with 0 as well, and proves nothing
+    return "passed" if re.search(r"\b[1-9]\d* passed\b", done.stdout) else "skipped"

@@ -1,0 +1,260 @@
+"""The `causal_attention` kernels against their definition, on a GPU or in Triton's interpreter.
+
+Without a GPU, tests/test_interpreter.py runs this file under TRITON_INTERPRET=1.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tinytsm import ops
+from tinytsm.kernels import reference
+from tinytsm.testing import assert_as_good_as_eager, kernel_device
+
+DEVICE = kernel_device()
+pytestmark = pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1")
+if DEVICE is not None:
+    from tinytsm.kernels import attention
+    from tinytsm.kernels import causal_attention as kernel
+
+NAMES = ("out", "qkv_grad", "q_gain_grad", "k_gain_grad")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def _silent_overflow():
+    """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
+    with np.errstate(over="ignore"):
+        yield
+
+
+@pytest.fixture
+def path(request, monkeypatch):
+    """Make dispatch take whole tiles wherever one is long enough, or never."""
+
+    def whole_tile(length, qkv, *, backward):
+        fits = request.param == "whole" and length <= 128
+        return (64 if length <= 64 else 128) if fits else None
+
+    monkeypatch.setattr(attention, "whole_tile", whole_tile)
+
+
+def inputs(*, series=2, tokens=16, heads=2, width=32, dtype=torch.float32) -> list[Tensor]:
+    """qkv and the gains, then the upstream gradient."""
+    qkv = torch.randn(series, tokens, 3, heads, width).to(dtype)
+    gains = (1 + 0.3 * torch.randn(width) for _ in range(2))
+    return [t.to(DEVICE) for t in (qkv, *gains, torch.randn(series, tokens, heads, width))]
+
+
+def run(attend, data: list[Tensor]) -> list[Tensor]:
+    """The answers, then the gradients of qkv and the gains."""
+    leaves = [t.detach().clone().requires_grad_() for t in data[:3]]
+    out = attend(*leaves)
+    out.backward(data[3].to(out.dtype))
+    return [out.detach(), *(t.grad for t in leaves)]
+
+
+def check(data: list[Tensor]) -> None:
+    ours, eager = run(kernel.causal_attention, data), run(reference.causal_attention, data)
+    truth = run(reference.causal_attention, [t.double() for t in data])
+    assert_as_good_as_eager(ours, eager, truth, names=NAMES)
+
+
+@pytest.mark.usefixtures("poisoned", "path")
+@pytest.mark.parametrize("path", ["whole"], indirect=True)
+@pytest.mark.parametrize("tokens", [1, 2, 5, 21, 31, 33, 63, 64, 65, 100, 127, 128])
+def test_lengths_of_whole_tiles(path, tokens):
+    # a tile is shared by what fits, and the last one is not full
+    check(inputs(tokens=tokens, series=3 if tokens > 32 else 2 * (64 // tokens) + 1, heads=2))
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("path", ["stream"], indirect=True)
+# not 1, where true gradients of scores are zero and only rounding is left to compare
+@pytest.mark.parametrize("tokens", [2, 63, 65, 129, 200])
+def test_lengths_of_streams(path, tokens):
+    check(inputs(tokens=tokens, series=2 if tokens < 100 else 1))
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_three_hundred_tokens():
+    check(inputs(tokens=300, series=1, heads=1))
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [32, 64, 128])
+@pytest.mark.parametrize("tokens", [33, 130])
+def test_every_head_width_and_dtype_as_dispatched(tokens, width, dtype):
+    data = inputs(tokens=tokens, width=width, dtype=dtype, series=1)
+    assert attention.supports(data[0]) or (width > 32 and dtype == torch.float32)
+    if attention.supports(data[0]):
+        check(data)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("path", ["whole"], indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_full_tiles_of_sixteen_bits(path, dtype):
+    check(inputs(tokens=128, width=64, dtype=dtype, heads=1))
+
+
+@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+def test_strided_projections_are_read_where_they_lie(path, monkeypatch):
+    wide = torch.randn(2, 2 * 40, 3, 5, 64, device=DEVICE)
+    data = [wide[:, ::2, :, 1:4, 16:48], *inputs()[1:3], torch.randn(2, 40, 3, 32, device=DEVICE)]
+    assert not data[0].is_contiguous()
+    copied = [data[0].contiguous(), *data[1:]]
+
+    def outputs(qkv, q_gain, k_gain, grad):
+        qkv = qkv.detach().requires_grad_()
+        out = kernel.causal_attention(qkv, q_gain, k_gain)
+        return [out.detach(), *torch.autograd.grad(out, qkv, grad)]
+
+    expected = outputs(*copied)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Tensor, "contiguous", lambda t: t if t.is_contiguous() else pytest.fail("copied")
+        )
+        found = outputs(*data)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    backwards = data[0].transpose(-1, -2).contiguous().transpose(-1, -2)
+    found = outputs(backwards, *data[1:])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+@pytest.mark.parametrize("size", [0.0, 1e-18, 1e4, 1e18])
+def test_rows_of_any_size_are_as_good_as_eager(path, size):
+    data = inputs(tokens=20)
+    data[0][:, ::3] *= size
+    check(data)
+
+
+@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+def test_sharp_attention(path):
+    # gains of 20 make scores of thousands: weights of 0 and 1
+    data = inputs(tokens=40)
+    data[1] *= 20
+    data[2] *= 20
+    check(data)
+
+
+@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+def test_the_future_changes_no_bit(path):
+    data = inputs(tokens=70, series=1)
+    before = kernel.causal_attention(*data[:3])
+    data[0][:, 40:] = 1e30
+    after = kernel.causal_attention(*data[:3])
+    assert torch.equal(before[:, :40], after[:, :40])
+
+
+@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+def test_neighbours_change_no_bit_and_every_run_gives_the_same(path):
+    data = inputs(tokens=20, series=7)
+    first, second = (run(kernel.causal_attention, data) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    alone = run(kernel.causal_attention, [data[0][4:5], *data[1:3], data[3][4:5]])
+    assert all(torch.equal(a[4:5], b) for a, b in zip(first[:2], alone[:2], strict=True))
+
+
+def test_both_paths_are_dispatched(monkeypatch):
+    qkv = torch.empty(1, 1, 3, 1, 64, dtype=torch.bfloat16)
+    tiles = [attention.whole_tile(n, qkv, backward=True) for n in (1, 64, 65, 128, 129)]
+    assert tiles == [64, 64, 128, 128, None]
+    monkeypatch.setattr(attention, "architecture", lambda: 80)
+    assert attention.whole_tile(128, qkv, backward=True) is None
+    assert attention.whole_tile(128, qkv, backward=False) == 128
+    assert attention.whole_tile(1, qkv.float(), backward=False) is None
+    assert attention.whole_tile(1, qkv.repeat(1, 1, 1, 1, 2), backward=False) is None
+
+
+def test_no_series_give_no_answers():
+    data = inputs(series=0)
+    out, *grads = run(kernel.causal_attention, data)
+    assert out.shape == (0, 16, 2, 32) and all((g == 0).all() for g in grads)
+
+
+def test_op_is_registered_as_pytorch_wants_it():
+    qkv, q_gain, k_gain, grad = inputs(tokens=5)
+    table = reference.rotary_table(5, 16, dtype=torch.float32, device=qkv.device)
+    data = (qkv.requires_grad_(), q_gain.requires_grad_(), k_gain.requires_grad_(), table)
+    torch.library.opcheck(torch.ops.tinytsm.causal_attention.default, data)
+    data = tuple(t.detach() for t in data)
+    out, lse = torch.ops.tinytsm.causal_attention(*data)
+    backward = torch.ops.tinytsm.causal_attention_backward.default
+    torch.library.opcheck(backward, (*data, out, lse, grad))
+
+
+def test_compiles_in_one_graph():
+    data = inputs()
+    compiled = torch.compile(ops.causal_attention, fullgraph=True, backend="aot_eager")
+    a, b = (run(f, data) for f in (compiled, kernel.causal_attention))
+    assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+
+
+def test_shapes_are_known_without_running():
+    data = [t.to("meta") for t in inputs(dtype=torch.bfloat16)[:3]]
+    out = kernel.causal_attention(*data)
+    assert out.shape == (2, 16, 2, 32) and out.dtype == torch.bfloat16
+
+
+def test_dispatch_takes_the_kernel_only_for_what_it_computes(monkeypatch):
+    calls = []
+    launch = kernel.causal_attention
+    monkeypatch.setattr(kernel, "causal_attention", lambda *a: calls.append(1) or launch(*a))
+    data = inputs()[:3]
+    ops.causal_attention(*data)
+    assert len(calls) == 1
+    for backend in ("sdpa", "reference"):
+        ops.causal_attention(*data, backend=backend)
+    ops.causal_attention(*(t.double() for t in data))
+    ops.causal_attention(*inputs(width=16)[:3])
+    assert len(calls) == 1
+
+
+def test_errors_say_what_is_wanted():
+    qkv, q_gain, k_gain, _ = inputs()
+    with pytest.raises(
+        ValueError,
+        match=r"qkv must be \(series, tokens, 3, heads, width\).*got \(2, 16, 2, 2, 32\)",
+    ):
+        kernel.causal_attention(qkv[:, :, :2], q_gain, k_gain)
+    with pytest.raises(ValueError, match="float32, got .*float64"):
+        kernel.causal_attention(qkv.double(), q_gain, k_gain)
+    with pytest.raises(ValueError, match=r"gains must be \(32,\).*got \(31,\)"):
+        kernel.causal_attention(qkv, q_gain[1:], k_gain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tokens", "width"), [(64, 32), (128, 64), (512, 64), (1024, 128)])
+def test_realistic_shapes(tokens, width, dtype):
+    data = inputs(series=64, tokens=tokens, heads=8, width=width, dtype=dtype)
+    if attention.supports(data[0]):
+        check(data)
+
+
+@pytest.mark.gpu
+def test_more_values_than_32_bits_count():
+    # 2^31 values and a little: offsets that overflowed would read or write elsewhere
+    qkv = torch.randn(43700, 128, 3, 2, 64, device=DEVICE, dtype=torch.bfloat16)
+    assert qkv.numel() > 2**31
+    gain = torch.ones(64, device=DEVICE)
+    out = kernel.causal_attention(qkv, gain, gain)
+    torch.testing.assert_close(out[-1:], kernel.causal_attention(qkv[-1:], gain, gain))
+
+
+@pytest.mark.gpu
+def test_memory_is_what_is_read_and_written():
+    qkv, q_gain, k_gain, grad = inputs(
+        series=256, tokens=128, heads=8, width=64, dtype=torch.bfloat16
+    )
+    qkv.requires_grad_()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    kernel.causal_attention(qkv, q_gain, k_gain).backward(grad.to(qkv.dtype))
+    # answers, their upstream gradient in their dtype, gradients of the inputs, and a few percent of sums
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * (qkv.nbytes + 2 * grad.nbytes / 2)

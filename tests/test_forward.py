@@ -1,0 +1,103 @@
+"""Batches: fixed shapes whatever they hold, halved where memory runs out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from tinytsm import TinyTSM
+from tinytsm.config import ModelConfig
+from tinytsm.model import Model
+
+SMALL = ModelConfig(
+    d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
+)
+
+
+@pytest.fixture
+def forecaster() -> TinyTSM:
+    model = Model(SMALL, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(model.head, std=0.3, generator=torch.Generator().manual_seed(2))
+    return TinyTSM(model.requires_grad_(False).eval())
+
+
+def limit(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, rows: int, error: Callable[[], Exception]
+) -> list[int]:
+    """A network that runs out of memory above so many rows; returns the list of what it was asked for."""
+    asked: list[int] = []
+    forward = forecaster.model.forward
+
+    def limited(x, *arguments):
+        asked.append(len(x))
+        if len(x) > rows:
+            raise error()
+        return forward(x, *arguments)
+
+    monkeypatch.setattr(forecaster.model, "forward", limited)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory"),
+        lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError,
+    ],
+)
+def test_a_batch_is_halved_until_it_fits(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception], rng
+) -> None:
+    series = [rng.normal(size=100) for _ in range(40)]
+    wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7)
+    asked = limit(forecaster, monkeypatch, 7, error)
+    quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32)
+    # stays at what fitted; 8 rows are one too many
+    assert asked == [32, 16, 8, *[4] * 20]
+    torch.testing.assert_close(quantiles, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_one_item_that_does_not_fit_is_an_error(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(forecaster, monkeypatch, 3, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        forecaster.predict_quantiles([np.zeros((4, 50))], 10, effort="fast")
+
+
+def test_other_faults_are_not_retried(forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = limit(forecaster, monkeypatch, 0, lambda: RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        forecaster.predict_quantiles([np.zeros(50)], 10)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_batches_of_every_size_give_the_same_bits(
+    forecaster: TinyTSM, effort, precision: torch.dtype, rng: np.random.Generator
+) -> None:
+    forecaster.model.block_dtype = precision
+    own = [rng.normal(size=n).cumsum() for n in (40, 700)] + [rng.normal(size=(3, 90)).cumsum(1)]
+    alone = [forecaster.predict_quantiles([x], 20, effort=effort)[0][0] for x in own]
+    mates = [
+        rng.normal(size=rng.integers(1, 900)) * 10.0 ** rng.integers(-9, 9) for _ in range(257)
+    ]
+    for size in (1, 2, 3, 17, 64, 255, 257):
+        for slot in {0, size // 2, size}:
+            batch = [*mates[:slot], *own, *mates[slot:size]]
+            quantiles, _ = forecaster.predict_quantiles(batch, 20, effort=effort)
+            for i, wanted in enumerate(alone):
+                assert torch.equal(quantiles[slot + i].squeeze(), wanted.squeeze())
+
+
+def test_the_shape_of_a_pass_is_the_items_alone(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = limit(forecaster, monkeypatch, 10**9, MemoryError)
+    forecaster.predict_quantiles([np.zeros(40)] * 3, 5)
+    forecaster.predict_quantiles([np.zeros(40)] * 33, 5)
+    # mirrored rows share the pass: 16 series of 16 tokens, twice
+    assert asked == [32, 32, 32, 32]

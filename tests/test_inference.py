@@ -1,0 +1,195 @@
+"""Strategies around one forward pass: phases and interleaving, averaging, the mirror image, efforts."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from tinytsm import TinyTSM
+from tinytsm.config import ModelConfig
+from tinytsm.forward import Forward, Query
+from tinytsm.inference import _periods, choose_strides, forecast_items, interleave, phases
+from tinytsm.inputs import Item
+from tinytsm.model import Model
+
+SMALL = ModelConfig(
+    d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
+)
+EPS = 2.0**-52
+
+
+@pytest.fixture(scope="module")
+def forecaster() -> TinyTSM:
+    model = Model(SMALL, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(model.head, std=0.3, generator=torch.Generator().manual_seed(2))
+    return TinyTSM(model.requires_grad_(False).eval())
+
+
+def predict(forecaster: TinyTSM, values: object, horizon: int, **options) -> torch.Tensor:
+    quantiles, _ = forecaster.predict_quantiles([values], horizon, **options)
+    assert isinstance(quantiles, torch.Tensor)
+    return quantiles[0]
+
+
+class Continue(Forward):
+    """In place of the network: goes on counting in the steps that a query shows, with a spread of 1."""
+
+    def __init__(self) -> None:
+        self.config = SMALL
+
+    def run(self, queries):
+        results = []
+        for query in queries:
+            step = query.values[:, -1:] - query.values[:, -2:-1]
+            mean = torch.from_numpy(query.values[:, -1:] + step * np.arange(1, query.length + 1))
+            results.append((mean[..., None] + torch.linspace(-1, 1, 9), mean))
+        return results
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 7])
+@pytest.mark.parametrize("length", [1, 2, 3, 6, 7, 50])
+@pytest.mark.parametrize("steps", [40, 41, 45])
+def test_phases_interleave_to_the_steps_that_follow(stride: int, length: int, steps: int) -> None:
+    # a counter: phase by phase it is again one, of larger steps, so the next steps are known exactly
+    item = Item(np.arange(float(steps))[None], EPS)
+    ((quantiles, mean),) = forecast_items([item], length, forward=Continue(), strides=(stride,))
+    assert mean[0].tolist() == list(range(steps, steps + length))
+    assert quantiles.shape == (1, length, 9) and (quantiles[..., 4] == mean).all()
+
+
+def test_phases_see_what_the_definition_says() -> None:
+    item = Item(np.arange(10.0)[None], EPS)
+    # phase r ends at step T - r and has spacing s; the one that forecasts the nearest step first
+    ends = [query.values[0].tolist() for query in phases(item, 4, 100, per_token=32)]
+    assert ends == [[2, 6], [3, 7], [0, 4, 8], [1, 5, 9]]
+    assert (
+        len(phases(item, 4, 3, per_token=32)) == 3
+    )  # the fourth would forecast nothing that is asked for
+
+
+def test_interleaving_takes_turns() -> None:
+    parts = [(torch.full((1, 3, 9), float(i)), torch.full((1, 3), float(i))) for i in range(3)]
+    quantiles, mean = interleave(parts, 3, 8)
+    assert mean[0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and quantiles.shape == (1, 8, 9)
+
+
+def test_strides_are_averaged_level_by_level(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=700).cumsum()
+    both = predict(forecaster, x, 30, strides=(1, 3))
+    each = [predict(forecaster, x, 30, strides=(s,)) for s in (1, 3)]
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(each[0], each[1])
+    assert (both.diff(dim=-1) >= 0).all()
+
+
+def test_a_stride_that_would_see_nothing_is_left_out(forecaster: TinyTSM) -> None:
+    plain = predict(forecaster, [3.0, 5.0], 4, strides=(1,))
+    assert torch.equal(predict(forecaster, [3.0, 5.0], 4, strides=(1, 4)), plain)
+    # every other step is missing: one phase of two would be blind
+    gappy = np.where(np.arange(100) % 2, np.nan, np.sin(np.arange(100.0)))
+    plain = predict(forecaster, gappy, 4, strides=(1,))
+    assert torch.equal(predict(forecaster, gappy, 4, strides=(2,)), plain)
+
+
+def test_symmetry_makes_the_forecast_odd_to_the_bit(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    x = np.exp(rng.normal(size=300))
+    up, down = (predict(forecaster, sign * x, 200, symmetry=True) for sign in (1, -1))
+    assert torch.equal(up, -down.flip(-1))
+    # without it the network tells up from down
+    up, down = (predict(forecaster, sign * x, 20, symmetry=False) for sign in (1, -1))
+    assert not torch.allclose(up, -down.flip(-1), rtol=1e-3)
+
+
+def test_symmetry_averages_the_two_forecasts(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=300)
+    up, down = (predict(forecaster, sign * x, 20, symmetry=False) for sign in (1, -1))
+    wanted = (up - down.flip(-1)) / 2
+    torch.testing.assert_close(
+        predict(forecaster, x, 20, symmetry=True), wanted, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_efforts_are_their_parts(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=500)
+    fast = predict(forecaster, x, 20, effort="fast")
+    assert torch.equal(
+        fast, predict(forecaster, x, 20, effort="best", strides=(1,), symmetry=False)
+    )
+    best = predict(forecaster, x, 20, effort="best")
+    assert torch.equal(best, predict(forecaster, x, 20, strides="auto", symmetry=True))
+    assert torch.equal(predict(forecaster.with_options(effort="fast"), x, 20), fast)
+
+
+@pytest.mark.parametrize(
+    ("steps", "length", "period", "strides"),
+    [
+        (10**6, 63, 24, (1,)),  # near horizons gain nothing
+        (10**6, 64, 0, (1, 4, 8)),
+        (10**6, 64, 32, (1, 4, 8)),
+        (10**6, 64, 24, (1, 4)),  # 24 / 8 = 3 steps say little of a period
+        (10**6, 64, 7, (1,)),  # 7 would be aliased
+        (10**6, 64, 2, (1,)),
+        (8 * 512, 64, 0, (1, 4, 8)),
+        (8 * 512 - 1, 64, 0, (1, 4)),
+        (4 * 512 - 1, 64, 0, (1,)),
+        (10**6, 129, 0, (4, 8)),  # one pass does not reach
+        (100, 129, 0, (1,)),
+    ],
+)
+def test_the_rule_of_strides(
+    steps: int, length: int, period: int, strides: tuple[int, ...]
+) -> None:
+    assert choose_strides(steps, length=length, dominant_period=period, config=SMALL) == strides
+
+
+def test_the_rule_finds_the_period(forecaster: TinyTSM, rng: np.random.Generator) -> None:
+    # a season of 7 steps, which no stride of the rule divides; without it strides are averaged
+    noise = rng.normal(size=5000)
+    season = 5 * np.tile(rng.normal(size=7), 715)[:5000] + 0.1 * noise
+    for x, same in ((season, True), (noise, False)):
+        auto, plain = (predict(forecaster, x, 100, strides=s) for s in ("auto", (1,)))
+        assert torch.equal(auto, plain) == same
+
+
+def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) -> None:
+    config = dataclasses.replace(SMALL, period_patches=True)
+    items = [Item(rng.normal(size=(v, n)).cumsum(1), EPS) for v in (1, 1, 1, 3) for n in (9, 500)]
+    items += [Item(5 * np.sin(np.arange(900.0) * 2 * np.pi / p)[None], EPS) for p in (7, 24, 50)]
+    gappy = items[-1].values.copy()
+    gappy[0, 30:40] = np.nan
+    items.append(Item(gappy, EPS))
+    ask = functools.partial(_periods, length=10, config=config, by_rule=False)
+    together = ask(items)
+    assert together == [ask([item])[0] for item in items]
+    assert together[-4:] == [7, 24, 50, 50]
+    # nothing to look for where nothing depends on it
+    assert set(_periods(items, 10, config=SMALL, by_rule=True)) == {0}
+
+
+def test_patches_fit_the_period(forecaster: TinyTSM) -> None:
+    fitted = TinyTSM(Model(dataclasses.replace(SMALL, period_patches=True)))
+    fitted.model.load_state_dict(forecaster.model.state_dict())
+    plain = np.random.default_rng(0).normal(size=700)
+    assert torch.equal(predict(fitted, plain, 300), predict(forecaster, plain, 300))
+    # 12 steps: 24 in each token, 28 tokens of history and a roll after 96 steps
+    season = np.tile(np.arange(12.0) ** 2, 60)
+    forecast = predict(fitted, season, 300)
+    assert forecast.shape == (300, 9) and forecast.isfinite().all()
+    assert not torch.equal(forecast, predict(forecaster, season, 300))
+    width = forecast[:, -1] - forecast[:, 0]
+    assert (width[96:120] >= width[72:96].mean() * (1 - 1e-5)).all()
+
+
+def test_shapes_hold_the_span() -> None:
+    forward = Forward(Model(SMALL), device=torch.device("cpu"), batch_size=None, symmetric=False)
+
+    def tokens(span: int, length: int = 1) -> int:
+        return forward.shape(Query(np.zeros((1, span)), EPS, length, span, SMALL.patch)).tokens
+
+    assert [tokens(n) for n in (1, 512, 513, 1024, 10**6)] == [16, 16, 32, 32, 32]
+    # missing tokens after the context count too
+    assert tokens(512, length=SMALL.horizon_length + 1) == 32

@@ -1,0 +1,324 @@
+"""How much of real data SynthTS reaches: coverage in a space of features.
+
+    tinytsm diversity --pack DIR
+    tinytsm diversity --pack DIR --rivals 600 --pictures docs/images
+
+Every series is described by some thirty numbers (tinytsm/features.py), the same for any level and scale. Each is
+centred on the real series' median, divided by their interquartile range and squashed by asinh; distance is Euclidean.
+
+    tau       the median, over real series, of the distance to the nearest real series of another data set
+    coverage  the share of real series that have a made-up one nearer than tau
+
+So an unseen data set that is as near as data sets are to one another covers half; a better generator covers more. The
+strict coverage is that of Naeem et al. 2020 (arXiv 2002.09797): a made-up series lies nearer than the fifth nearest
+real one, any data set's. Both grow with the number of series made up, so generators are compared at equal numbers.
+Made-up series have the lengths of the real ones, drawn anew.
+
+Real series are windows of at most 1024 steps, a capped number from each data set. The pack is looked at, never
+trained on. The last line printed is one JSON document.
+"""
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tinytsm import features, gallery, rivals
+from tinytsm.pack import PackError, load_tasks, read_series
+from tinytsm.synth import generator, mixture
+from tinytsm.tables import InputError
+
+LONGEST = 1024
+# the neighbour that bounds a real series' ball, by the source of the strict coverage
+_NEIGHBOUR = 5
+Sampler = Callable[[int, int, int], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Described:
+    """Series and what they are like. values: n arrays (T,); features: (n, F); source: (n,) names."""
+
+    values: list[np.ndarray]
+    features: np.ndarray
+    source: np.ndarray
+
+
+def real_series(pack: Path, *, per_dataset: int, seed: int) -> tuple[Described, dict[str, str]]:
+    """At most `per_dataset` windows of each data set of a pack, and each data set's frequency.
+
+    Windows are drawn evenly over a data set's series, from random starts; those without two values are left out.
+    """
+    values: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    source: list[str] = []
+    frequency: dict[str, str] = {}
+    tasks = {task.dataset: task for task in reversed(load_tasks(pack))}
+    for number, name in enumerate(tqdm(sorted(tasks), unit="data set", disable=None, leave=False)):
+        rng = np.random.default_rng((seed, number))
+        series = read_series(tasks[name])
+        frequency[name] = tasks[name].freq
+        # as many windows of a series as fit beside one another, so that none is counted twice
+        fit = np.concatenate([np.full(max(1, len(x) // LONGEST), i) for i, x in enumerate(series)])
+        for i in rng.permutation(fit)[:per_dataset]:
+            start = rng.integers(max(1, len(series[i]) - LONGEST + 1))
+            window = features.filled(series[i][start : start + LONGEST])
+            row = features.describe(window)
+            if row is not None:
+                values.append(window)
+                rows.append(row)
+                source.append(name)
+    if len(set(source)) < 2:
+        raise PackError(
+            f"{pack} needs two data sets with series that vary, got {len(set(source))}; add data sets"
+        )
+    return Described(values=values, features=np.array(rows), source=np.array(source)), frequency
+
+
+def made_up(
+    sampler: Sampler, lengths: np.ndarray, *, seed: int, source: str, first: int = 0
+) -> Described:
+    """Draws first, first + 1, ... of a sampler at these lengths (n,); those that cannot be described are left out."""
+    values, rows = [], []
+    for index, length in enumerate(tqdm(lengths, desc=source, disable=None, leave=False), first):
+        x = features.filled(sampler(seed, index, int(length)))
+        row = features.describe(x)
+        if row is not None:
+            values.append(x)
+            rows.append(row)
+    found = np.array(rows).reshape(len(rows), -1)
+    return Described(values=values, features=found, source=np.full(len(rows), source))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Space:
+    """The feature space of a set of real series: scaled real points (n, F), and what near means there.
+
+    centre, spread: (F,). tau: see the module. ball: (n,), distance of each point to its fifth neighbour.
+    """
+
+    centre: np.ndarray
+    spread: np.ndarray
+    points: np.ndarray
+    tau: float
+    ball: np.ndarray
+
+    def scale(self, rows: np.ndarray) -> np.ndarray:
+        return np.arcsinh((rows - self.centre) / self.spread)
+
+
+def make_space(rows: np.ndarray, source: np.ndarray) -> Space:
+    """The space of real series with features (n, F) from data sets `source` (n,), at least two."""
+    low, centre, high = np.percentile(rows, [25, 50, 75], axis=0)
+    # half of a rare feature's values are one value: its standard deviation is all that tells its scale
+    spread = np.where(high - low > 1e-9, (high - low) / 1.349, rows.std(axis=0))
+    spread = np.where(spread > 1e-9, spread, 1.0)
+    points = np.arcsinh((rows - centre) / spread)
+    apart = distances(points, points)
+    np.fill_diagonal(apart, np.inf)
+    other = np.where(source[:, None] == source[None, :], np.inf, apart)
+    rank = min(_NEIGHBOUR, len(rows) - 1) - 1
+    return Space(
+        centre=centre,
+        spread=spread,
+        points=points,
+        tau=float(np.median(other.min(axis=1))),
+        ball=np.partition(apart, rank, axis=1)[:, rank],
+    )
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Euclidean distances of points (n, F) and (m, F): (n, m)."""
+    squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * (a @ b.T)
+    return np.sqrt(np.maximum(squares, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coverage:
+    """share, strict: see the module. nearest: (n,) index of each real series' nearest made-up one; miss: (n,) its
+    distance in units of tau, below 1 where covered."""
+
+    share: float
+    strict: float
+    nearest: np.ndarray
+    miss: np.ndarray
+
+
+def cover(space: Space, rows: np.ndarray) -> Coverage:
+    """How well made-up series with features (m, F), m >= 1, cover the real ones of a space."""
+    apart = distances(space.points, space.scale(rows))
+    nearest = apart.argmin(axis=1)
+    best = apart[np.arange(len(apart)), nearest]
+    return Coverage(
+        share=float((best < space.tau).mean()),
+        strict=float((best < space.ball).mean()),
+        nearest=nearest,
+        miss=best / space.tau,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What one family alone adds. covered: share of real series that its draws cover; nearest: share whose nearest
+    draw of any family is one of its; only: share that it covers and no other family does."""
+
+    covered: float
+    nearest: float
+    only: float
+
+
+def contributions(space: Space, rows: dict[str, np.ndarray]) -> dict[str, Contribution]:
+    """Contribution of each family, given features (m, F) of as many draws of each."""
+    best = np.array([distances(space.points, space.scale(r)).min(axis=1) for r in rows.values()])
+    covered = best < space.tau
+    alone = covered & (covered.sum(axis=0) == 1)
+    first = best.argmin(axis=0)
+    return {
+        name: Contribution(
+            covered=float(covered[i].mean()),
+            nearest=float((first == i).mean()),
+            only=float(alone[i].mean()),
+        )
+        for i, name in enumerate(rows)
+    }
+
+
+def synth_ts(seed: int, index: int, length: int) -> np.ndarray:
+    """An item of SynthTS as training sees it, one variate: (T,)."""
+    return generator.sample(seed, index, length)[0]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tinytsm diversity",
+        description="Compare SynthTS with the real series of a pack, in a space of features.",
+    )
+    parser.add_argument("--pack", type=Path, required=True, help="folder with manifest.json")
+    parser.add_argument("--items", type=int, default=3000, help="series made up (default: 3000)")
+    parser.add_argument(
+        "--per-dataset", type=int, default=20, help="real windows of a data set (default: 20)"
+    )
+    parser.add_argument(
+        "--per-family", type=int, default=40, help="draws of each family alone; 0 skips them"
+    )
+    parser.add_argument(
+        "--rivals", type=int, default=0, help="series of each rival generator (default: none)"
+    )
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the map and the misses")
+    parser.add_argument("--seed", type=int, default=0, help="of items and windows (default: 0)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print coverage, by frequency, and by family; exit status 2 with one line where the input is at fault."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if min(args.items, args.per_dataset) < 1 or min(args.per_family, args.rivals, args.seed) < 0:
+        parser.error("--items and --per-dataset must be at least 1, the others at least 0")
+    try:
+        features.names()
+        if args.pictures is not None:
+            gallery.require()
+        report(args)
+    except (PackError, InputError, features.MissingPackageError) as error:
+        print(f"tinytsm: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def report(args: argparse.Namespace) -> None:
+    real, frequency = real_series(args.pack, per_dataset=args.per_dataset, seed=args.seed)
+    space = make_space(real.features, real.source)
+    print(
+        f"{len(real.values):,} real windows of {len(frequency)} data sets, "
+        f"{real.features.shape[1]} features; tau {space.tau:.3f}"
+    )
+    rng = np.random.default_rng((args.seed, len(frequency)))
+    lengths = rng.choice([len(x) for x in real.values], size=max(args.items, args.rivals))
+    ours = made_up(synth_ts, lengths[: args.items], seed=args.seed, source="SynthTS")
+    found = cover(space, ours.features)
+    print(f"\n{'generator':24}{'series':>8}{'coverage':>10}{'strict':>8}")
+    generators: dict[str, object] = {}
+    line = functools.partial(_line, generators)
+    line("SynthTS", len(ours.values), found)
+    clouds = {"SynthTS": ours}
+    if args.rivals:
+        equal = cover(space, ours.features[: args.rivals])
+        line("SynthTS, as many as rivals", min(args.rivals, len(ours.values)), equal)
+        for name, sampler in (
+            ("TempoPFN-like mixture", rivals.tempo_like),
+            ("KernelSynth", rivals.kernel_synth),
+        ):
+            cloud = made_up(sampler, lengths[: args.rivals], seed=args.seed, source=name)
+            line(name, len(cloud.values), cover(space, cloud.features))
+            clouds[name] = cloud
+
+    print(f"\n{'frequency':12}{'real':>6}{'coverage':>10}{'median miss / tau':>19}")
+    steps = np.array([frequency[name] for name in real.source])
+    for step in sorted(set(steps)):
+        miss = found.miss[steps == step]
+        print(f"{step:12}{len(miss):6}{(miss < 1).mean():10.3f}{np.median(miss):19.2f}")
+    document = {
+        "mixture": mixture.MIXTURE_VERSION,
+        "tau": space.tau,
+        "generators": generators,
+        "by_frequency": {s: float((found.miss[steps == s] < 1).mean()) for s in sorted(set(steps))},
+    }
+
+    if args.per_family:
+        document["families"] = _families(space, lengths, args)
+    if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        gallery.feature_map(
+            args.pictures / "synth_map.png",
+            space.points,
+            {n: space.scale(c.features[: args.rivals or None]) for n, c in clouds.items()},
+            near=space.tau,
+        )
+        gallery.misses(
+            args.pictures / "synth_misses.png", _worst(real, ours, found), title="furthest misses"
+        )
+    print(json.dumps(document))
+
+
+def _line(generators: dict[str, object], name: str, count: int, found: Coverage) -> None:
+    print(f"{name:24}{count:8,}{found.share:10.3f}{found.strict:8.3f}", flush=True)
+    generators[name] = {"series": count, "coverage": found.share, "strict": found.strict}
+
+
+def _families(space: Space, lengths: np.ndarray, args: argparse.Namespace) -> dict[str, object]:
+    rows = {}
+    for name in generator.families():
+        sampler = functools.partial(generator.sample_family, name)
+        rows[name] = made_up(
+            sampler, lengths[: args.per_family], seed=args.seed, source=name
+        ).features
+    found = contributions(space, rows)
+    print(
+        f"\n{'family, ' + str(args.per_family) + ' draws':32}{'covered':>8}{'nearest':>9}{'only':>7}"
+    )
+    for name in sorted(found, key=lambda name: -found[name].nearest):
+        one = found[name]
+        print(f"{name:32}{one.covered:8.3f}{one.nearest:9.3f}{one.only:7.3f}")
+    return {name: vars(one) for name, one in found.items()}
+
+
+def _worst(real: Described, ours: Described, found: Coverage) -> list[gallery.Pair]:
+    """The furthest miss of each data set, furthest first."""
+    pairs: list[gallery.Pair] = []
+    taken: set[str] = set()
+    for i in np.argsort(-found.miss):
+        if real.source[i] not in taken:
+            taken.add(real.source[i])
+            title = f"{real.source[i]}: {found.miss[i]:.2f} tau"
+            pairs.append((title, real.values[i], ours.values[found.nearest[i]]))
+    return pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

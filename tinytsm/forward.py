@@ -1,0 +1,230 @@
+"""Many series through the network in a few fixed shapes, over any horizon.
+
+A query is computed in one of a few fixed shapes, chosen by its own length, variates and horizon alone, beside filler
+rows where the batch is not full: on CPU its forecast is the same bits whatever shares its batch.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinytsm.config import TOKEN_MULTIPLE
+from tinytsm.model import Model, Tokens
+from tinytsm.quantiles import MEDIAN, accumulate, average
+from tinytsm.rows import centre, to_slots, to_steps
+
+# Tokens computed at once. On CPU few enough for activations to stay in the second-level cache.
+_TOKENS_AT_ONCE = 512
+_TOKENS_AT_ONCE_CUDA = 131072
+
+
+class Query(NamedTuple):
+    """One item to forecast.
+
+    values: (V, T) float64, newest last, NaN where missing. eps: of the dtype that they came in. length: steps to
+    forecast. span: the number of steps that chooses the shape, T or more. per_token: steps of a token, P at most.
+    """
+
+    values: np.ndarray
+    eps: float
+    length: int
+    span: int
+    per_token: int
+
+
+class Shape(NamedTuple):
+    """A fixed compute shape.
+
+    tokens: of a row. variates: rows of an item. extra: missing tokens after the context. patches: of the horizon.
+    """
+
+    tokens: int
+    variates: int
+    extra: int
+    patches: int
+
+
+class Forward:
+    """Runs a model over queries. Knows shapes, batches, rolling and memory; nothing of strategies."""
+
+    def __init__(
+        self, model: Model, *, device: torch.device, batch_size: int | None, symmetric: bool
+    ):
+        """batch_size: rows computed at once, None for what suits the device; symmetric: average with the mirror image."""
+        self.model, self.config, self.device = model, model.config, device
+        self.batch_size, self.symmetric = batch_size, symmetric
+
+    def run(self, queries: Sequence[Query]) -> list[tuple[Tensor, Tensor]]:
+        """Quantiles (V, H, Q) and mean (V, H) of each query, float64, in its units.
+
+        Batches are halved where memory runs out, and stay so; raises the allocator's error where one item is too much.
+        """
+        results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(queries)
+        groups: dict[Shape, list[int]] = {}
+        for i, query in enumerate(queries):
+            groups.setdefault(self.shape(query), []).append(i)
+        for shape, members in groups.items():
+            done = 0
+            while done < len(members):
+                at_once = self.items_at_once(shape)
+                chunk = members[done : done + at_once]
+                try:
+                    forecasts = self._forecast([queries[i] for i in chunk], shape, at_once)
+                except (MemoryError, RuntimeError) as error:
+                    if at_once == 1 or not _out_of_memory(error):
+                        raise
+                    self.batch_size = at_once // 2 * self._rows_of_item(shape)
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    continue
+                for i, forecast in zip(chunk, forecasts, strict=True):
+                    results[i] = forecast
+                done += len(chunk)
+        return results
+
+    # -- shapes
+
+    def shape(self, query: Query) -> Shape:
+        """The shape that a query is computed in."""
+        config = self.config
+        patches = math.ceil(query.length / query.per_token)
+        beyond = patches - config.horizon_patches
+        # so that the last of them reaches a horizon beyond one token's
+        extra = max(0, min(beyond, config.horizon_patches, config.context_patches // 2))
+        wanted = math.ceil(query.span / query.per_token) + extra
+        tokens = TOKEN_MULTIPLE
+        while tokens < min(wanted, config.context_patches):
+            tokens *= 2
+        variates = 1 << (len(query.values) - 1).bit_length()
+        return Shape(min(tokens, config.context_patches), variates, extra, patches)
+
+    def items_at_once(self, shape: Shape) -> int:
+        """Items of a batch; a batch that is not full is filled up to it."""
+        rows = self.batch_size
+        if rows is None:
+            tokens = _TOKENS_AT_ONCE if self.device.type == "cpu" else _TOKENS_AT_ONCE_CUDA
+            rows = tokens // shape.tokens
+        return max(1, rows // self._rows_of_item(shape))
+
+    def _rows_of_item(self, shape: Shape) -> int:
+        return shape.variates * (2 if self.symmetric else 1)
+
+    # -- computing
+
+    def _forecast(
+        self, queries: list[Query], shape: Shape, at_once: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Quantiles and mean of the queries of one batch, in their units, from as many stages as the horizon takes."""
+        config = self.config
+        whole_stage = config.horizon_patches + shape.extra
+        histories = [query.values for query in queries]
+        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in queries]
+        for done in range(0, shape.patches, whole_stage):
+            patches = min(whole_stage, shape.patches - done)
+            stage = self._stage(histories, queries, shape, at_once, patches)
+            for part, forecast in zip(parts, stage, strict=True):
+                part.append(forecast)
+            if done + patches < shape.patches:
+                histories = [
+                    np.concatenate(
+                        (history[:, -shape.tokens * config.patch :], q[..., MEDIAN].numpy()), 1
+                    )
+                    for history, (q, _) in zip(histories, stage, strict=True)
+                ]
+        return [
+            (
+                accumulate(
+                    torch.cat([q for q, _ in part], 1)[:, : query.length],
+                    patch=query.per_token,
+                    roll=config.horizon_patches * query.per_token,
+                    stage=whole_stage * query.per_token,
+                ),
+                torch.cat([m for _, m in part], 1)[:, : query.length],
+            )
+            for query, part in zip(queries, parts, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _stage(
+        self,
+        histories: list[np.ndarray],
+        queries: list[Query],
+        shape: Shape,
+        at_once: int,
+        patches: int,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The next `patches` patches of each history, in one pass: (V, patches * per_token, Q) and without Q."""
+        patch, rows = self.config.patch, at_once * shape.variates
+        context = (shape.tokens - shape.extra) * patch
+        steps = np.full((rows, context), np.nan)
+        eps, per_token = np.zeros(rows), np.full(rows, patch)
+        present = torch.zeros(rows, dtype=torch.bool)
+        places = []
+        for j, (history, query) in enumerate(zip(histories, queries, strict=True)):
+            at = slice(j * shape.variates, j * shape.variates + len(history))
+            newest = history[:, -context:]
+            steps[at, context - newest.shape[1] :] = newest
+            eps[at], per_token[at], present[at] = query.eps, query.per_token, True
+            places.append(at)
+        centred = centre(steps, eps)
+        x = np.full((rows, shape.tokens * patch), np.nan, np.float32)
+        x[:, :context] = to_slots(centred.x, per_token, patch)
+        mean, quantiles = self._compute(x, centred.resolution, present, shape, patches)
+        origin, unit = torch.from_numpy(centred.origin), torch.from_numpy(centred.unit)
+        most = torch.finfo(torch.float64).max
+        quantiles = (origin[:, None, None] + quantiles / unit[:, None, None]).clamp(-most, most)
+        mean = (origin[:, None] + mean / unit[:, None]).clamp(-most, most)
+        return [
+            (
+                to_steps(quantiles[at], query.per_token, patch),
+                to_steps(mean[at], query.per_token, patch),
+            )
+            for at, query in zip(places, queries, strict=True)
+        ]
+
+    def _compute(
+        self, x: np.ndarray, resolution: np.ndarray, present: Tensor, shape: Shape, patches: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mean (R, patches * P) and quantiles (R, patches * P, Q) in float64 of centred rows, mirrored ones averaged in."""
+        rows = torch.from_numpy(x)
+        lost = torch.from_numpy(resolution.astype(np.float32))
+        if self.symmetric:
+            rows, lost, present = torch.cat((rows, -rows)), lost.repeat(2), present.repeat(2)
+        tokens = self.model(
+            rows.to(self.device),
+            lost.to(self.device),
+            shape.variates,
+            present.to(self.device) if shape.variates > 1 else None,
+        )
+        mean, quantiles = self._read(tokens, shape, patches)
+        mean, quantiles = mean.cpu().double(), quantiles.cpu().double()
+        if self.symmetric:
+            (up, down), (high, low) = mean.chunk(2), quantiles.chunk(2)
+            return average((up, -down)), average((high, -low.flip(-1)))
+        return mean, quantiles
+
+    def _read(self, tokens: Tokens, shape: Shape, patches: int) -> tuple[Tensor, Tensor]:
+        """Mean and quantiles of the next patches: the newest token's, then those of the last missing one."""
+        newest = shape.tokens - shape.extra - 1
+        near = min(patches, self.config.horizon_patches)
+        mean, quantiles = self.model.forecast(tokens, newest, near)
+        if patches == near:
+            return mean, quantiles
+        # the last missing token says nothing of the patches that it stands on
+        far_mean, far = self.model.forecast(tokens, shape.tokens - 1, patches - shape.extra)
+        start = (near - shape.extra) * self.config.patch
+        return (
+            torch.cat((mean, far_mean[:, start:]), 1),
+            torch.cat((quantiles, far[:, start:]), 1),
+        )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: PyTorch's CPU allocator says so in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "can't allocate memory" in str(error)
+    )

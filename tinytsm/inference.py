@@ -1,0 +1,153 @@
+"""Forecasting strategies around one forward pass: which views of an item are forecast, and how they become one forecast.
+
+Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
+stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
+interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
+level by level. Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinytsm import period
+from tinytsm.config import ModelConfig
+from tinytsm.forward import Forward, Query
+from tinytsm.inputs import Item
+from tinytsm.options import MAX_STRIDE
+from tinytsm.quantiles import average
+from tinytsm.rows import centre
+
+# What the rule averages with stride 1, for horizons of at least this share of what one pass reaches. Powers of two:
+# 3 and 6 did worse at every horizon, and shorter horizons gain nothing (docs/ablations.md).
+_RULE, _LONG = (4, MAX_STRIDE), 0.5
+# A phase with fewer tokens than this has too little to say.
+_LEAST_TOKENS = 16
+# A phase must show the dominant period in at least this many steps.
+_LEAST_CYCLE = 4
+# Values in which periods are sought at once.
+_NUMBERS_AT_ONCE = 1 << 17
+
+
+def choose_strides(
+    steps: int, *, length: int, dominant_period: int, config: ModelConfig
+) -> tuple[int, ...]:
+    """The strides of SIFI by rule, from what every series has: no table of data sets.
+
+    steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none. A stride must leave
+    the period a whole number of steps, and every phase enough of them. 1 is among them where one pass reaches the
+    horizon, or where nothing else is left.
+    """
+    if length < _LONG * config.horizon_length:
+        return (1,)
+    cycle = [divmod(dominant_period, s) for s in _RULE]
+    kept = [
+        s
+        for s, (whole, rest) in zip(_RULE, cycle, strict=True)
+        if rest == 0
+        and (whole == 0 or whole >= _LEAST_CYCLE)
+        and steps >= s * _LEAST_TOKENS * config.patch
+    ]
+    if length <= config.horizon_length or not kept:
+        kept.insert(0, 1)
+    return tuple(kept)
+
+
+def forecast_items(
+    items: Sequence[Item], length: int, *, forward: Forward, strides: tuple[int, ...] | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Quantiles (V, H, Q) and mean (V, H) of each item; all phases of all items are run together.
+
+    strides: the same for all items, or None to choose each item's by rule.
+    """
+    config = forward.config
+    queries: list[Query] = []
+    plans: list[list[tuple[int, slice]]] = []  # of each item: strides, and where their phases are
+    cycles = _periods(items, length, config=config, by_rule=strides is None)
+    for item, cycle in zip(items, cycles, strict=True):
+        wanted = strides or choose_strides(
+            item.values.shape[1], length=length, dominant_period=cycle, config=config
+        )
+        plan = []
+        for stride in [s for s in wanted if _shows_all(item, s)] or [1]:
+            per_token = config.patch
+            if config.period_patches:
+                own = cycle // stride if cycle % stride == 0 else 0
+                per_token = period.stride(own, config.patch)
+            found = phases(item, stride, length, per_token=per_token)
+            plan.append((stride, slice(len(queries), len(queries) + len(found))))
+            queries += found
+        plans.append(plan)
+    forecasts = forward.run(queries)
+    results = []
+    for plan in plans:
+        members = [interleave(forecasts[at], stride, length) for stride, at in plan]
+        results.append((average([q for q, _ in members]), average([m for _, m in members])))
+    return results
+
+
+def _periods(
+    items: Sequence[Item], length: int, *, config: ModelConfig, by_rule: bool
+) -> list[int]:
+    """The dominant period of each item's newest steps, 0 where there is none or where nothing depends on it."""
+    found = [0] * len(items)
+    # items of one shape at once; apart where values are missing, because they are then summed otherwise
+    groups: dict[tuple[int, int, bool], list[int]] = {}
+    for i, item in enumerate(items):
+        steps = item.values.shape[1]
+        # looking for a period takes as long as a pass
+        strides = choose_strides(steps, length=length, dominant_period=0, config=config)
+        if config.period_patches or (by_rule and strides != (1,)):
+            newest = item.values[:, -config.context_length :]
+            groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
+    for (variates, steps, _), members in groups.items():
+        at_once = max(1, _NUMBERS_AT_ONCE // (variates * steps))
+        for start in range(0, len(members), at_once):
+            chunk = members[start : start + at_once]
+            rows = np.concatenate([items[i].values[:, -steps:] for i in chunk])
+            eps = np.repeat([items[i].eps for i in chunk], variates)
+            # centred, so that squares of the largest numbers stay finite
+            periods = period.detect(centre(rows, eps).x.astype(np.float64), variates)
+            for i, one in zip(chunk, periods, strict=True):
+                found[i] = int(one)
+    return found
+
+
+def _shows_all(item: Item, stride: int) -> bool:
+    """Whether every phase of a stride shows something of each variate that shows anything."""
+    if stride == 1:
+        return True
+    shown = ~np.isnan(item.values)
+    anything = shown.any(1)
+    return item.values.shape[1] >= stride and all(
+        bool((shown[:, first::stride].any(1) >= anything).all()) for first in range(stride)
+    )
+
+
+def phases(item: Item, stride: int, length: int, *, per_token: int) -> list[Query]:
+    """The phases of one stride that forecast any of the next `length` steps, in the order of what they forecast first.
+
+    All have the same length and span, so that they are computed in the same shape.
+    """
+    steps = item.values.shape[1]
+    count, span = math.ceil(length / stride), math.ceil(steps / stride)
+    queries = []
+    for first in range(min(stride, length)):
+        newest = steps - stride + first  # T - 1 - r, with r = stride - 1 - first
+        values = item.values[:, newest % stride : newest + 1 : stride]
+        queries.append(Query(values, item.eps, count, span, per_token))
+    return queries
+
+
+def interleave(
+    forecasts: Sequence[tuple[Tensor, Tensor]], stride: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """The forecast of every step from those of a stride's phases, as `phases` orders them."""
+    if stride == 1:
+        return forecasts[0]
+    quantiles = torch.stack([q for q, _ in forecasts], 2).flatten(1, 2)
+    mean = torch.stack([m for _, m in forecasts], 2).flatten(1, 2)
+    return quantiles[:, :length], mean[:, :length]

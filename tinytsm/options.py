@@ -1,0 +1,143 @@
+"""How to forecast: the options that every entry point takes, their checks and their flags. Needs no torch."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypedDict
+
+Effort = Literal["fast", "standard", "best"]
+# The largest stride that the rule takes; explicit strides may be larger.
+MAX_STRIDE = 8
+
+
+class Strategy(NamedTuple):
+    """strides: of SIFI, averaged; None for the rule's. symmetry: whether the mirrored series is forecast too."""
+
+    strides: tuple[int, ...] | None
+    symmetry: bool
+
+
+EFFORTS: dict[str, Strategy] = {
+    "fast": Strategy((1,), symmetry=False),
+    "standard": Strategy((1,), symmetry=True),
+    "best": Strategy(None, symmetry=True),
+}
+
+
+class OptionChanges(TypedDict, total=False):
+    """The keywords that every forecasting method takes; `ForecastOptions` says what they mean."""
+
+    effort: Effort
+    strides: Sequence[int] | Literal["auto"] | None
+    symmetry: bool | None
+    nonnegative: bool
+    integer: bool
+    batch_size: int | Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastOptions:
+    """How to forecast. Raises ValueError for values that cannot be.
+
+    effort: `fast` (one pass), `standard` or `best`; the next two override its parts where they are not None.
+    strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
+    series' forecast. nonnegative: no quantile and no mean below 0. integer: quantiles are whole numbers (the mean is
+    not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
+    takes what suits the device. Either is halved where memory runs out.
+    """
+
+    effort: Effort = "standard"
+    strides: Sequence[int] | Literal["auto"] | None = None
+    symmetry: bool | None = None
+    nonnegative: bool = False
+    integer: bool = False
+    batch_size: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise ValueError(f"effort must be one of {', '.join(EFFORTS)}, got {self.effort!r}")
+        if self.strides not in (None, "auto"):
+            strides = list(self.strides)
+            if not strides or len(set(strides)) < len(strides) or not all(map(_counts, strides)):
+                raise ValueError(
+                    "strides must be 'auto' or different whole numbers of at least 1, "
+                    f"got {self.strides!r}"
+                )
+            object.__setattr__(self, "strides", tuple(strides))
+        if self.batch_size != "auto" and not _counts(self.batch_size):
+            raise ValueError(
+                f"batch_size must be 'auto' or a whole number of at least 1, got {self.batch_size!r}"
+            )
+
+    @property
+    def strategy(self) -> Strategy:
+        """The effort's strategy, with what overrides it."""
+        chosen = EFFORTS[self.effort]
+        strides = chosen.strides if self.strides is None else self.strides
+        return Strategy(
+            None if strides is None or strides == "auto" else tuple(map(int, strides)),
+            chosen.symmetry if self.symmetry is None else self.symmetry,
+        )
+
+    @property
+    def longest_stride(self) -> int:
+        """How many contexts of the network a forecast may look back."""
+        return max(self.strategy.strides or (MAX_STRIDE,))
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each option."""
+    default = ForecastOptions()
+    group = parser.add_argument_group("effort and kind of numbers")
+    group.add_argument(
+        "--effort",
+        choices=tuple(EFFORTS),
+        default=default.effort,
+        help=f"accuracy against time (default: {default.effort})",
+    )
+    group.add_argument(
+        "--strides",
+        metavar="LIST",
+        help="strides of SIFI, averaged, such as 1,2,4, or auto (default: the effort's)",
+    )
+    group.add_argument(
+        "--symmetry",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="average with the mirrored series' forecast (default: the effort's)",
+    )
+    group.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
+    group.add_argument("--integer", action="store_true", help="quantiles in whole numbers")
+    group.add_argument(
+        "--batch-size",
+        metavar="N",
+        default="auto",
+        help="rows computed at once (default: auto, what suits the device)",
+    )
+
+
+def from_flags(args: argparse.Namespace) -> ForecastOptions:
+    """The options of a command line that has these flags. Raises ValueError that names the flag."""
+    strides: Sequence[int] | Literal["auto"] | None = args.strides
+    if args.strides not in (None, "auto"):
+        parts = args.strides.split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            raise ValueError(f"--strides must be auto or read like 1,2,4, got {args.strides!r}")
+        strides = [int(part) for part in parts]
+    batch_size = args.batch_size
+    if batch_size != "auto":
+        if not batch_size.isdecimal():
+            raise ValueError(f"--batch-size must be auto or a whole number, got {batch_size!r}")
+        batch_size = int(batch_size)
+    return ForecastOptions(
+        effort=args.effort,
+        strides=strides,
+        symmetry=args.symmetry,
+        nonnegative=args.nonnegative,
+        integer=args.integer,
+        batch_size=batch_size,
+    )
