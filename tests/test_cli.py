@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pd.DataFrame({"date": days, "y": np.arange(30)}).to_csv(tmp_path / "data.csv", index=False)
     (tmp_path / "runs" / "nano").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console, "load_model", lambda model, device: Flat())
+    monkeypatch.setattr(console, "load_model", lambda model, device, options=None: Flat())
     return tmp_path
 
 
@@ -186,7 +186,7 @@ def test_a_damaged_model_is_the_users_to_mend(
 def test_a_fault_of_the_program_shows_where(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(model: str, device: str) -> Flat:
+    def fail(model: str, device: str, options: object) -> Flat:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(console, "load_model", fail)
@@ -195,7 +195,7 @@ def test_a_fault_of_the_program_shows_where(
 
 
 def test_interrupt(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(model: str, device: str) -> Flat:
+    def stop(model: str, device: str, options: object) -> Flat:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(console, "load_model", stop)

@@ -41,7 +41,7 @@ def test_every_default_interval_has_its_levels(miniature: TinyTSM) -> None:
     [
         (5, "x must be a series of numbers or a list of them, got 5"),
         ([], r"inputs\[0\] is empty"),
-        (["a", "b"], r"inputs\[0\] must hold numbers, got dtype <U1"),
+        (["a", "b"], r"inputs\[0\] must hold numbers, NaN where missing, got dtype <U1"),
         ([[1, "x", None]], r"x\[0\] must hold numbers, got \[1, 'x', None\]"),
         (np.zeros((2, 2, 2)), r"x\[0\] must be one series \(T,\), got shape \(2, 2\)"),
     ],

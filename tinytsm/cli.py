@@ -26,7 +26,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tinytsm import __version__, options
@@ -40,13 +39,13 @@ _FORWARDED = {
     "train": ("tinytsm.train", "train a model on made-up series (tinytsm train --help)"),
     "export": ("tinytsm.export", "make a release of a run (tinytsm export --help)"),
     "evaluate": ("tinytsm.evaluate", "score a model on a pack of series (tinytsm evaluate --help)"),
+    "scale": ("tinytsm.scale", "forecast Parquet larger than memory (tinytsm scale --help)"),
     "study": ("tinytsm.study", "questions about a model, answered (tinytsm study --help)"),
     "synth": ("tinytsm.synthesize", "write made-up series to a file (tinytsm synth --help)"),
     "diversity": (
         "tinytsm.diversity",
         "how much of real data the generator reaches (tinytsm diversity --help)",
     ),
-    "scale": ("tinytsm.scale", "forecast Parquet larger than memory (tinytsm scale --help)"),
     "doctor": ("tinytsm.doctor", "what this machine has, and what is used (tinytsm doctor --help)"),
 }
 _EXAMPLES = """\
@@ -160,12 +159,12 @@ def _forecast(args: argparse.Namespace) -> None:
         )
     context_length = console.whole(args.context_length, "--context-length")
     last = console.whole(args.last, "--last") or max(3 * horizon, 100)
-    chosen = console.forecast_options(args)
     output, chart = console.check_files(args)
     console.check_device(args.device)
+    chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args, horizon=horizon)
-    forecaster = console.load_model(model, args.device).with_options(**asdict(chosen))
+    forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(series), "series") as advance:
         forecasts = frames.forecast_series(
             forecaster,

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from tinytsm.config import TOKEN_MULTIPLE
+from tinytsm.inputs import as_item
+from tinytsm.rows import centre
 
 if TYPE_CHECKING:
     from tinytsm.forecast import TinyTSM
@@ -44,16 +46,21 @@ def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
     hook = model.norm.register_forward_hook(lambda module, given, out: captured.append(out))
     found = []
     try:
-        for one, length in (
-            (centred, np.shape(value)[-1])
-            for value, centred in zip(
-                inputs, forecaster.centred(inputs, config.context_length), strict=True
+        for position, value in enumerate(inputs):
+            item, _ = as_item(
+                value,
+                position,
+                newest=config.context_length,
+                longest_tail=config.context_length // 2,
             )
-        ):
-            patches = min(-(-length // config.patch), config.context_patches)
+            variates, length = item.values.shape
+            patches = -(-length // config.patch)
             # one of few lengths, as in forecasting: the tokens' count may change the last bits of a sum
             tokens = TOKEN_MULTIPLE if patches <= TOKEN_MULTIPLE else config.context_patches
-            x = torch.from_numpy(one.x[:, -tokens * config.patch :].copy()).to(forecaster.device)
+            rows = np.full((variates, tokens * config.patch), np.nan)
+            rows[:, rows.shape[1] - length :] = item.values
+            one = centre(rows, np.full(variates, item.eps))
+            x = torch.from_numpy(one.x).to(forecaster.device)
             resolution = torch.from_numpy(one.resolution).float().to(forecaster.device)
             read = model(x, resolution, len(x))
             unit = torch.from_numpy(one.unit)[:, None]

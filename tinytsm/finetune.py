@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from tinytsm import metrics
 from tinytsm.config import QUANTILES, TOKEN_MULTIPLE
 from tinytsm.model import Model
+from tinytsm.rows import centre
 
 if TYPE_CHECKING:
     from tinytsm.forecast import TinyTSM
@@ -83,6 +84,7 @@ def merged(model: Model) -> Model:
     # by attribute, not by state: a matrix with an addition is computed when it is read
     weights = {name: attrgetter(name)(model) for name, _ in plain.named_parameters()}
     plain.load_state_dict(weights)
+    plain.block_dtype = model.block_dtype
     return plain.requires_grad_(False).eval()
 
 
@@ -143,7 +145,7 @@ def fit(
         if step % check_every and step < steps:
             continue
         candidate = merged(model)
-        tuned = type(forecaster)(candidate, device=forecaster.device)
+        tuned = type(forecaster)(candidate, device=forecaster.device, options=forecaster.options)
         held_back = held_back_loss(tuned, checks, prediction_length)
         history.append((step, held_back))
         progress(step, held_back)
@@ -215,18 +217,17 @@ def windows(
     short = longest <= TOKEN_MULTIPLE * config.patch
     tokens = TOKEN_MULTIPLE if short else config.context_patches
     context, future = tokens * config.patch, config.horizon_length
-    pieces = []
-    for i in rng.integers(len(train), size=count):
+    rows = np.full((count, context + future), np.nan)
+    for window, i in zip(rows, rng.integers(len(train), size=count), strict=True):
         row = train[i]
         # the first token needs a past, the last a future where there is one
         stop = int(rng.integers(min(config.patch, len(row) // 2) + 1, len(row) + 1))
-        piece = np.full(min(stop, context) + future, np.nan)
         shown = row[max(0, stop - context) : stop + future]
-        piece[: len(shown)] = shown
-        pieces.append(piece)
-    rows = forecaster.centred(pieces, context + future)
-    whole = torch.from_numpy(np.concatenate([one.x for one in rows])).to(forecaster.device)
-    resolution = torch.from_numpy(np.concatenate([one.resolution for one in rows])).float()
+        start = context - min(stop, context)
+        window[start : start + len(shown)] = shown
+    centred = centre(rows, np.full(count, np.finfo(np.float64).eps))
+    whole = torch.from_numpy(centred.x).to(forecaster.device)
+    resolution = torch.from_numpy(centred.resolution).float()
     target = whole.view(count, -1, config.patch)
     return whole[:, :context].contiguous(), target, resolution.to(forecaster.device)
 

@@ -22,7 +22,6 @@ from tinytsm.inputs import Item, as_item, check_length, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
 from tinytsm.quantiles import as_counts, interpolate_levels
-from tinytsm.rows import Centred, centre
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -282,16 +281,6 @@ class TinyTSM:
         )
         if path.exists() and not replaceable:
             raise ValueError(f"{path} is there and is no checkpoint; name a new folder")
-
-    def centred(self, inputs: Any, length: int) -> list[Centred]:
-        """The newest `length` steps of each input as the network reads them, right-aligned; checked as elsewhere."""
-        found = []
-        for i, value in enumerate(inputs):
-            item, _ = as_item(value, i, newest=length, longest_tail=length)
-            steps = np.full((len(item.values), length), np.nan)
-            steps[:, length - item.values.shape[1] :] = item.values
-            found.append(centre(steps, np.full(len(steps), item.eps)))
-        return found
 
 
 def _pieces(item: Item) -> list[Item]:

@@ -26,8 +26,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 MAX_PANELS = 12
 _DPI = 150
 _HISTORY, _MEDIAN, _GRID, _TEXT = "#30343b", "#1f6fb4", "#e4e6ea", "#5a606b"
-_COLORS = (_MEDIAN, "#c4541d", "#2f8f5b", "#7a4fa3", "#b08900")
 _MARK = "#c8371b"
+_COLORS = (_MEDIAN, "#c4541d", "#2f8f5b", "#7a4fa3", "#b08900")
 # opacity of nested bands by how many there are, widest first
 _ALPHAS: dict[int, tuple[float, ...]] = {
     0: (),

@@ -122,6 +122,12 @@ def forecast_dataset(
         "target": target,
         "freq": freq,
     }
+    # Ray Data starts no task whose output might not fit: blocks must be small beside the store
+    context, store = (
+        ray.data.DataContext.get_current(),
+        ray.cluster_resources()["object_store_memory"],
+    )
+    context.target_max_block_size = max(2**20, min(context.target_max_block_size, int(store) // 16))
     data = ray.data.read_parquet(source, columns=[id_column, timestamp_column, target])
     rows = data.count()
     blocks = max(workers, math.ceil(rows / rows_per_block))
@@ -193,8 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ray = require_ray()
         start: dict[str, Any] = {"address": args.address}
         if args.address is None:
-            # a core more than workers, for reading and writing
-            start |= {"num_cpus": args.workers + 1, "include_dashboard": False}
+            # more cores than workers, for reading, dealing and writing
+            start |= {"num_cpus": args.workers + 3, "include_dashboard": False}
             if args.object_store_mb is not None:
                 start["object_store_memory"] = args.object_store_mb * 2**20
         ray.init(log_to_driver=False, **start)

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -155,12 +156,14 @@ def find_model(path: str) -> str:
     return path
 
 
-def load_model(path: str, device: str) -> "TinyTSM":
+def load_model(path: str, device: str, options: "ForecastOptions | None" = None) -> "TinyTSM":
+    """The model, with other defaults where a command has flags for them."""
     from tinytsm.forecast import TinyTSM
     from tinytsm.frames import InputError
 
     try:
-        return TinyTSM.from_pretrained(path, device=device)
+        model = TinyTSM.from_pretrained(path, device=device)
+        return model if options is None else model.with_options(**asdict(options))
     except (ValueError, OSError) as error:
         raise InputError(f"--model {path}: {error}") from None
     # torch says so, in either way, where the device that was asked for is not there
