@@ -42,7 +42,7 @@ def size(path: Path) -> tuple[int, int]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     """The figures that are saved, instead of files."""
     figures: list = []
-    monkeypatch.setattr(plot, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plot, "save", lambda figure, path: figures.append(figure))
     return figures
 
 
