@@ -151,7 +151,9 @@ class Drifting:
 def drifting(monkeypatch, tmp_path_factory):
     weights = tmp_path_factory.mktemp("model") / "model.safetensors"
     weights.write_bytes(b"one")
-    monkeypatch.setattr(evaluate, "load_model", lambda path, device, options: (Drifting(), [weights]))
+    monkeypatch.setattr(
+        evaluate, "load_model", lambda path, device, options: (Drifting(), [weights])
+    )
 
 
 def run_csv(folder: Path, out: Path, *flags: str) -> dict[str, dict[str, str]]:

@@ -108,10 +108,11 @@ def test_a_whole_step(rng, monkeypatch, tmp_path):
     torch.testing.assert_close(norm, true_norm, rtol=1e-5, atol=0)
     fresh = Model(MINIATURE, torch.Generator().manual_seed(TRAIN.seed)).state_dict()
     for name, value in weights.items():
-        # the optimizer divides by the gradient's size, so tiny gradients may differ in their first digits
-        moved = (true_weights[name].cpu() - fresh[name]).abs().amax()
+        # the optimizers divide by the gradient's size, one of them in bfloat16: tiny gradients may differ in their first
+        # digits, the step as a whole may not
+        moved = (true_weights[name].cpu() - fresh[name]).norm()
         assert moved > 0
-        assert (value - true_weights[name]).abs().amax().cpu() < 0.05 * moved, name
+        assert (value - true_weights[name]).norm().cpu() < 0.03 * moved, name
 
 
 def test_settings_without_a_kernel_still_train(rng):
