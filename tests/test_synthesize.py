@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 import tracemalloc
-import types
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tinytsm import cli, synthesize
+from tinytsm import cli, gallery, synthesize
 from tinytsm.synth import generator, mixture
 from tinytsm.synthesize import Request, write
 from tinytsm.tables import InputError
@@ -263,9 +262,9 @@ def test_command_says_what_it_wants(
 
 def test_show_draws_the_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    gallery = types.ModuleType("tinytsm.gallery")
-    gallery.draw = lambda path, *, seed, family: drawn.append((path, seed, family))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tinytsm.gallery", gallery)
+    monkeypatch.setattr(
+        gallery, "draw", lambda path, *, seed, family: drawn.append((path, seed, family))
+    )
     png = tmp_path / "g.png"
     assert cli.main(["synth", "--show", str(png), "--seed", "4"]) == 0
     assert cli.main(["synth", "--show", str(png), "--families", "dynamics.ets"]) == 0
