@@ -191,7 +191,11 @@ def test_shipped_models_are_known_by_name(tmp_path: Path, monkeypatch: pytest.Mo
         folder = checkpoint.resolve(name)
         assert folder == checkpoint.SHIPPED / name
         # what is not needed to forecast stays at home
-        assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+        assert {p.name for p in folder.iterdir()} == {
+            "card.json",
+            "config.json",
+            "model.safetensors",
+        }
         assert all(p.isfinite().all() for p in checkpoint.load_model(name).parameters())
     # a folder of that name hides no shipped model, and is reached as a path
     monkeypatch.chdir(tmp_path)
