@@ -73,15 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tinytsm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    forecast = commands.add_parser(
+    forecast = console.add_command(
+        commands,
         "forecast",
+        _forecast,
         help="forecast the series of a CSV or Parquet file",
         description="Forecast the series of a CSV or Parquet file, with quantiles.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_forecast_flags(forecast)
-    forecast.set_defaults(run=_forecast)
     for command in (backtest, finetune, anomalies, impute):
         command.add_parser(commands)
     for name, (_, text) in _FORWARDED.items():
@@ -154,9 +154,7 @@ def _forecast(args: argparse.Namespace) -> None:
     horizon = frames.check_horizon(args.horizon)
     levels = frames.QUANTILES
     if args.quantiles is not None:
-        levels = frames.check_quantiles(
-            [part for part in args.quantiles.split(",") if part.strip()]
-        )
+        levels = console.quantiles(args.quantiles)
     context_length = console.whole(args.context_length, "--context-length")
     last = console.whole(args.last, "--last") or max(3 * horizon, 100)
     output, chart = console.check_files(args)

@@ -135,6 +135,13 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device must be auto, cpu, cuda, cuda:1 or mps, got {device!r}")
 
 
+def quantiles(text: str) -> tuple[float, ...]:
+    """Levels written like .1,.5,.9. Raises InputError."""
+    from tinytsm import frames
+
+    return frames.check_quantiles([part for part in text.split(",") if part.strip()])
+
+
 def forecast_options(args: argparse.Namespace) -> ForecastOptions:
     """The effort and kind of numbers that the flags of `options.add_flags` ask for. Raises UsageError."""
     try:

@@ -38,9 +38,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tinytsm import frames, impute
+    from tinytsm import impute
 
-    levels = frames.check_quantiles([part for part in args.quantiles.split(",") if part.strip()])
+    levels = console.quantiles(args.quantiles)
     last = console.whole(args.last, "--last")
     output, chart = console.check_files(args)
     console.check_device(args.device)
