@@ -2,21 +2,51 @@
 
     tinytsm study calibration --model runs/nano        against laws that are known
     tinytsm study sifi --model runs/nano data.csv      accuracy and time by stride and horizon
-    tinytsm study ablation ...                         choices at equal budget
 
 `tinytsm study NAME --help` tells the flags of each.
 """
 
+import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # each has a `main(argv)` and is imported when it is asked for
 STUDIES = {
     "calibration": "regret and coverage where the best forecast is known",
     "sifi": "accuracy and time by stride and horizon",
-    "ablation": "choices compared at equal budget",
 }
+
+
+def new_parser(name: str, manual: str) -> argparse.ArgumentParser:
+    """The parser of a study; manual: its module's docstring, whose first paragraph describes it."""
+    description, _, rest = manual.partition("\n\n")
+    return argparse.ArgumentParser(
+        prog=f"tinytsm study {name}",
+        description=description,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def carry_out(
+    name: str, args: argparse.Namespace, work: Callable[[argparse.Namespace], int]
+) -> int:
+    """Check `--output` and `--plot`, then work. Returns the exit code: 2 for what cannot be used."""
+    from tinytsm import plot
+    from tinytsm.pack import PackError
+    from tinytsm.tables import InputError, check_output
+
+    try:
+        if args.output is not None:
+            check_output(args.output, (".json",))
+        if args.plot is not None:
+            check_output(args.plot, plot.SUFFIXES)
+            plot.require_matplotlib()
+        return work(args)
+    except (PackError, InputError) as error:
+        print(f"tinytsm study {name}: error: {error}", file=sys.stderr)
+        return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from tinytsm import metrics, plot, processes
 from tinytsm.evaluate import Forecaster, SeasonalNaive, load_model, positive, write_results
-from tinytsm.pack import PackError
 from tinytsm.scoreboard import text_table
-from tinytsm.tables import InputError, check_output
+from tinytsm.study import carry_out, new_parser
 
 _CONTEXTS = (64, 256, 1024)
 
@@ -105,13 +104,7 @@ def render(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    manual, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="tinytsm study calibration",
-        description=manual,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("calibration", __doc__ or "")
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="checkpoint or run folder")
     add("--context", type=positive, nargs="+", default=list(_CONTEXTS), metavar="T", help="steps")
@@ -126,20 +119,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `tinytsm study calibration`. Returns the exit code: 2 for what cannot be used."""
-    args = _parser().parse_args(argv)
-    try:
-        return _run(args)
-    except (PackError, InputError) as error:
-        print(f"tinytsm study calibration: error: {error}", file=sys.stderr)
-        return 2
+    return carry_out("calibration", _parser().parse_args(argv), _run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.output is not None:
-        check_output(args.output, (".json",))
-    if args.plot is not None:
-        check_output(args.plot, plot.SUFFIXES)
-        plot.require_matplotlib()
     model, _ = load_model(args.model, args.device)
     name = args.model.resolve().name
     settings = {key: getattr(args, key) for key in ("context", "horizon", "count", "seed")}

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from tinytsm import metrics, plot
 from tinytsm.evaluate import load_model, positive, write_results
 from tinytsm.frames import infer_layout, split_frame
-from tinytsm.pack import PackError, load_tasks, read_series
+from tinytsm.pack import load_tasks, read_series
 from tinytsm.scoreboard import text_table
-from tinytsm.tables import InputError, check_output, read_table
+from tinytsm.study import carry_out, new_parser
+from tinytsm.tables import InputError, read_table
 
 # What every other strategy is measured against.
 PLAIN = "one pass"
@@ -175,13 +176,7 @@ def load_series(data: Path, *, limit: int) -> list[np.ndarray]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    manual, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="tinytsm study sifi",
-        description=manual,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("sifi", __doc__ or "")
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="CSV or Parquet file, or pack folder")
     add("--model", type=Path, required=True, metavar="DIR", help="checkpoint or run folder")
@@ -197,20 +192,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `tinytsm study sifi`. Returns the exit code: 2 for what cannot be used."""
-    args = _parser().parse_args(argv)
-    try:
-        return _run(args)
-    except (PackError, InputError) as error:
-        print(f"tinytsm study sifi: error: {error}", file=sys.stderr)
-        return 2
+    return carry_out("sifi", _parser().parse_args(argv), _run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.output is not None:
-        check_output(args.output, (".json",))
-    if args.plot is not None:
-        check_output(args.plot, plot.SUFFIXES)
-        plot.require_matplotlib()
     strides = sorted(set(args.strides) - {1})
     series = load_series(args.data, limit=args.series)
     model: Any = load_model(args.model, args.device)[0]
