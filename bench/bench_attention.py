@@ -3,11 +3,12 @@
 Attention of short groups is bound by memory: its floor is a plain copy. Rivals are the definition run eagerly, the
 library's fused attention behind norms and positions that torch.compile fuses (each of SDPA's back ends for causal
 attention, padded groups for feature attention), and flash-attn where it is installed. The kernels take part on a GPU,
-and in tiny mode also in Triton's interpreter (TRITON_INTERPRET=1), which says nothing of their speed.
+and in tiny mode also in Triton's interpreter (TRITON_INTERPRET=1), which says nothing of their speed. In every round
+the eager definition takes its turn, so `ratio` is how many times faster than eager a rival is.
 """
 
 import contextlib
-import os
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench import timing
+from bench.record import TINY
 from tinytsm import ops
 from tinytsm.testing import kernel_device
 
-TINY = os.environ.get("TINYTSM_BENCH_TINY", "0") not in ("", "0")
 ON_GPU = torch.cuda.is_available()
 TRITON = ["triton"] if ON_GPU or (TINY and kernel_device() is not None) else []
 SDPA = {
@@ -64,46 +66,48 @@ def compare(
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator)
 
-    qkv = normal(*shape).to(device, dtype)
     gains = [(1 + 0.1 * normal(shape[-1])).to(device) for _ in range(2)]
     grad = normal(*shape[:2], *shape[3:]).to(device, dtype)
     both = direction != "forward"
-    leaves = [t.requires_grad_(both) for t in (qkv, *gains)]
-    attend = rival_of(op, rival, **settings)
-    only = sdpa_kernel(SDPA[rival]) if rival in SDPA else contextlib.nullcontext()
+    first = normal(*shape).to(device, dtype)
+    sets = 1 if TINY else timing.copies(first.nbytes, device)
+    drawn = [first, *(normal(*shape).to(device, dtype) for _ in range(sets - 1))]
+    inputs = [tuple(t.requires_grad_(both) for t in (qkv, *gains)) for qkv in drawn]
 
-    def step(f: Callable[..., Tensor]) -> list[Tensor]:
-        out = f(*leaves)
+    def step(attend: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
+        out = attend(*leaves)
         grads = torch.autograd.grad(out, leaves, grad, allow_unused=True) if both else ()
         return [out.detach(), *(g for g in grads if g is not None)]
 
-    with only:
+    run = functools.partial(step, rival_of(op, rival, **settings))
+    eager = functools.partial(
+        step, functools.partial(getattr(ops, op), backend="reference", **settings)
+    )
+    chosen = sdpa_kernel(SDPA[rival]) if rival in SDPA else contextlib.nullcontext()
+    with chosen:
         try:
-            step(attend)
+            run(*inputs[0])
         except RuntimeError as error:
             if rival not in SDPA:
                 raise
             pytest.skip(f"{rival} cannot: {error}")
-        if ON_GPU:
-            torch.cuda.synchronize()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            step(attend)
-            torch.cuda.synchronize()
-            benchmark.extra_info["peak_MB"] = (torch.cuda.max_memory_allocated() - before) / 1e6
         # what any implementation reads and writes: qkv and the answer; back again: qkv, its gradient, the upstream one
-        moved = qkv.nbytes + grad.nbytes + (2 * qkv.nbytes + grad.nbytes if both else 0)
-        found = timed(
-            lambda: step(attend), bytes_moved=moved, calls=20 if ON_GPU else 2, rounds=10 if ON_GPU else 3
-        )  # fmt: skip
-    if benchmark.stats:  # None under --benchmark-disable
-        seconds = benchmark.extra_info["us_per_call"] / 1e6
-        benchmark.extra_info["TFLOP/s"] = flop * (3.5 if both else 1) / seconds / 1e12
-    tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
-    expected = step(lambda *inputs: getattr(ops, op)(*inputs, backend="reference", **settings))
-    for ours, truth in zip(found, expected, strict=True):
-        scale = float(truth.float().abs().max())
-        torch.testing.assert_close(ours, truth, rtol=tolerance, atol=tolerance * scale)
+        moved = first.nbytes + grad.nbytes + (2 * first.nbytes + grad.nbytes if both else 0)
+        timed(
+            timing.Rotation(run, inputs),
+            bytes_moved=moved,
+            flop=flop * (3.5 if both else 1),
+            dtype=dtype,
+            calls=20 if ON_GPU else 2,
+            rounds=10 if ON_GPU else 5,
+            against=None if rival == "reference" else timing.Rotation(eager, inputs),
+            op=op if rival == "triton" else None,
+        )
+        tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
+        for leaves in (inputs[0], inputs[-1]):
+            for ours, truth in zip(run(*leaves), eager(*leaves), strict=True):
+                scale = float(truth.float().abs().max())
+                torch.testing.assert_close(ours, truth, rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("direction", ["forward", "forward and backward"])

@@ -1,12 +1,13 @@
-"""One training step of each preset: eager and compiled, tokens per second, and the share of the matmul peak.
+"""One training step of each preset by each path: tokens per second, share of the matmul peak, ratio to eager.
 
 The peak is a large square product, in the blocks' dtype and on the same threads. A step's work counts the products
 that any implementation needs: causal attention at half a square, three passes (forward, and backward for
-inputs and weights), no optimizer, which is timed with the step all the same. On a GPU the compiled step runs the
-Triton kernels. Compilation is a benchmark of its own. Torch's threads are those of OMP_NUM_THREADS.
+inputs and weights), no optimizer, which is timed with the step all the same. Paths: the definitions
+of the ops, and the ops that ship (on a GPU the kernels, on a CPU the library's attention), each with and without
+torch.compile. In every round the eager definitions take their turn, so `ratio` is how many times faster than them a
+path is. Compilation is a benchmark of its own. Torch's threads are those of OMP_NUM_THREADS.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,25 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch._inductor.utils import fresh_cache
 from torch.utils.benchmark import Timer
 
+from bench.record import TINY
+from bench.step import path_taken
 from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
 from tinytsm.data import Batch
 from tinytsm.kernels import reference
 from tinytsm.trainer import Trainer, find_compiler
 
-TINY = os.environ.get("TINYTSM_BENCH_TINY", "0") not in ("", "0")
 ON_GPU = torch.cuda.is_available()
 PRESET_NAMES = ["nano"] if TINY or not ON_GPU else list(PRESETS)
 # in tiny mode the compiler's own time would be all there is
 COMPILES = not TINY and (ON_GPU or find_compiler() is not None)
-RIVALS = ["eager", "compiled"] if COMPILES else ["eager"]
+# On a CPU the definitions are compiled as they ship, but for attention: one compilation less.
+RIVALS = [
+    "definitions",
+    *(["definitions compiled"] if COMPILES and ON_GPU else []),
+    "shipped",
+    *(["shipped compiled"] if COMPILES else []),
+]
 TOKENS = 1024 if TINY else 1 << 17 if ON_GPU else 8192
 
 
@@ -82,13 +90,26 @@ def bench_step(
     matmul_peak: float, preset: str, rival: str,
 ) -> None:  # fmt: skip
     benchmark.group = f"training step {preset}, {TOKENS} tokens"
+    path, _, compiled = rival.partition(" ")
     truth_trainer = make_trainer(preset, tmp_path, device)
     batch = first_batch(truth_trainer)
     trainer = make_trainer(preset, tmp_path, device)
-    if rival == "compiled":
-        torch.compiler.reset()
-        trainer.compile()
-    truth, ours = truth_trainer.forward_backward(batch), trainer.forward_backward(batch)
+
+    def eager() -> Any:
+        with path_taken("definitions"):
+            return truth_trainer.step(batch)
+
+    def step() -> Any:
+        with path_taken(path):
+            return trainer.step(batch)
+
+    with path_taken("definitions"):
+        truth = truth_trainer.forward_backward(batch)
+    with path_taken(path):
+        if compiled:
+            torch.compiler.reset()
+            trainer.compile()
+        ours = trainer.forward_backward(batch)
     torch.testing.assert_close(ours, truth, rtol=2e-3, atol=0)
     for (name, p), q in zip(
         trainer.model.named_parameters(), truth_trainer.model.parameters(), strict=True
@@ -102,7 +123,11 @@ def bench_step(
         assert error < 0.05, (name, float(error))
 
     loss, norm, _ = timed(
-        lambda: trainer.step(batch), bytes_moved=0, calls=10 if ON_GPU else 1, rounds=5
+        step,
+        bytes_moved=0,
+        calls=10 if ON_GPU else 1,
+        rounds=5,
+        against=None if rival == "definitions" else eager,
     )
     assert loss.isfinite() and norm.isfinite()
     # None under --benchmark-disable

@@ -79,6 +79,7 @@ def training(documents: Sequence[Document]) -> str:
         ("path", "rival", str),
         ("tokens/s", "tokens/s", figure),
         ("ms a step", "us_per_call", lambda us: figure(us / 1e3)),
+        ("against the definitions", "ratio", times),
         ("GFLOP/s", "GFLOP/s", figure),
         ("of the matmul peak", "of_matmul_peak", share),
         ("peak memory, MB", "peak_MB", figure),
