@@ -466,9 +466,8 @@ def test_without_a_compiler_it_goes_on_in_eager_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
-# the compiler's own imports and tracing
+# the compiler's own tracing
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_compiled_gradients_are_the_eager_ones(tmp_path: Path) -> None:
     eager, compiled = make_trainer(tmp_path), make_trainer(tmp_path)
     for trainer in (eager, compiled):
