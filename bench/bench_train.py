@@ -27,6 +27,10 @@ from tinytsm.kernels import reference
 from tinytsm.trainer import Trainer, find_compiler
 
 ON_GPU = torch.cuda.is_available()
+# the compiler's own tracing
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 PRESET_NAMES = ["nano"] if TINY or not ON_GPU else list(PRESETS)
 # in tiny mode the compiler's own time would be all there is
 COMPILES = not TINY and (ON_GPU or find_compiler() is not None)
