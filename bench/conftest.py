@@ -23,6 +23,7 @@ from bench.record import TINY
 
 _PARTS = pytest.StashKey[dict[str, dict[str, Any]]]()
 _BEGAN = pytest.StashKey[dict[Path, float]]()
+_PEAKS = pytest.StashKey[timing.Peaks]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,9 +79,10 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def peaks(device: torch.device) -> timing.Peaks:
+def peaks(device: torch.device, pytestconfig: pytest.Config) -> timing.Peaks:
     """What a plain copy and a square matmul reach in this run."""
-    return timing.measure_peaks(device, tiny=TINY)
+    pytestconfig.stash[_PEAKS] = timing.measure_peaks(device, tiny=TINY)
+    return pytestconfig.stash[_PEAKS]
 
 
 @pytest.fixture
@@ -183,8 +185,8 @@ def pytest_runtest_makereport(
         # not this run's own flags, which name folders of this machine
         command = f"pytest bench/{item.path.name} --benchmark-only"
         parts[section] = record.header(section, device, command=command) | {"rows": []}
-    if "peaks" not in parts[section] and "peaks" in item.funcargs:
-        peaks: Any = item.funcargs["peaks"]
+    peaks = item.config.stash.get(_PEAKS, None)
+    if peaks is not None:
         parts[section]["peaks"] = {"copy_GB/s": peaks.copy, "matmul_TFLOP/s": peaks.matmul}
     parts[section]["rows"].append(row)
     folder = item.config.getoption("--save")

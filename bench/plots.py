@@ -83,9 +83,10 @@ def attention(figure: Figure, document: Mapping[str, Any]) -> None:
         if peak is not None:
             axes.axhline(peak, color="0.6", lw=1, ls="--", label="a copy")
         axes.set_xscale("log", base=2)
-        axes.set_title(f"{direction}, heads of {width}", fontsize=8)
+        axes.set_yscale("log")
+        axes.set_title(f"{direction},\nheads of {width}", fontsize=8)
         axes.set_xlabel("tokens of a series")
-    grid[0].set(ylabel="GB/s that must be moved", ylim=(0, None))
+    grid[0].set_ylabel("GB/s that must be moved")
     grid[-1].legend(fontsize=6)
 
 
