@@ -1,7 +1,8 @@
 """Pictures of a machine's results, each drawn only if its results are there.
 
 roofline.png: what each op reaches against how much arithmetic it has per byte. breakdown.png: where a step's time goes.
-attention.png: attention's speed against the length of a series.
+attention.png: attention's speed against the length of a series. accuracy/parameters.png: error against parameters, ours
+and published ones.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import record
+from bench import record, tables
 
 _SIZE, _DPI = (8.0, 4.5), 120
 _MARKERS = "osD^vP*X"
@@ -90,6 +91,29 @@ def attention(figure: Figure, document: Mapping[str, Any]) -> None:
     grid[-1].legend(fontsize=6)
 
 
+def parameters(figure: Figure, documents: Sequence[Mapping[str, Any]]) -> None:
+    """Both errors on the published configurations against the size of a model; lower and further left is better."""
+    published = documents[0]["summary"]["published"]["scores"]
+    grid = figure.subplots(1, 2)
+    for axes, (metric, name) in zip(grid, (("mase", "MASE"), ("crps", "CRPS")), strict=True):
+        for key, millions in tables.PUBLISHED_MILLIONS.items():
+            if key in published:
+                at = (millions, published[key][metric])
+                axes.scatter(*at, s=14, color="0.55")
+                axes.annotate(
+                    key, at, (3, 2), textcoords="offset points", fontsize=5.5, color="0.35"
+                )
+        for document in documents:
+            scores = document["summary"]["gift"]["published"]["scores"]["model"]
+            at = (document["parameters"] / 1e6, scores[metric])
+            axes.scatter(*at, s=26, color="C3")
+            axes.annotate(
+                document["label"], at, (4, 2), textcoords="offset points", fontsize=6, color="C3"
+            )
+        axes.set(xscale="log", xlabel="parameters, millions", title=f"relative {name}")
+        axes.margins(x=0.3)
+
+
 def _drawable(section: str, document: Mapping[str, Any]) -> bool:
     rows: Sequence[Mapping[str, Any]] = document["rows"]
     if section == "kernels":
@@ -120,4 +144,12 @@ def draw(results: Path) -> list[Path]:
             path = record.path_of(document, results).with_name(file)
             figure.savefig(path, dpi=_DPI)
             drawn.append(path)
+    scored = record.read_accuracy(results)
+    if scored and "published" in scored[0]["summary"]:
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        FigureCanvasAgg(figure)
+        parameters(figure, scored)
+        path = results / "accuracy" / "parameters.png"
+        figure.savefig(path, dpi=_DPI)
+        drawn.append(path)
     return drawn

@@ -180,6 +180,11 @@ def read_all(folder: Path, section: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{section}.json"))]
 
 
+def read_accuracy(folder: Path) -> list[dict[str, Any]]:
+    """Every scored model's document: accuracy has one per model instead of one per machine."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "accuracy").glob("*.json"))]
+
+
 def committed(document: Mapping[str, Any]) -> dict[str, Any] | None:
     """The same section on the same machine as last committed, or None."""
     path = path_of(document, RESULTS).relative_to(ROOT).as_posix()

@@ -36,8 +36,7 @@ _MARKED = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DO
 def documents(results: Path, section: str) -> list[dict[str, Any]]:
     """What is committed of a section; accuracy has one document per model instead of one per machine."""
     if section == "accuracy":
-        files = sorted((results / "accuracy").glob("*.json"))
-        return [json.loads(path.read_text()) for path in files]
+        return record.read_accuracy(results)
     return record.read_all(results, section)
 
 

@@ -18,6 +18,25 @@ _PUBLISHED = {
     "Toto-2.0-4m": ("Toto-2.0-4m", "4 M", "real and synthetic"),
     "FlowState-r1.1": ("FlowState-r1.1", "under 25 M", "real and synthetic"),
 }
+# Millions of parameters of published models, as their makers state them.
+PUBLISHED_MILLIONS = {
+    "Reverso": 2.6,
+    "Reverso-Small": 0.55,
+    "Toto-2.0-4m": 4,
+    "Toto-2.0-22m": 22,
+    "FlowState-9.1M": 9.1,
+    "TTM-R3-PT": 1.4,
+    "YingLong_6m": 6,
+    "Kairos_10m": 10,
+    "Kairos_23m": 23,
+    "TiRex": 35,
+    "TempoPFN": 38,
+    "chronos_bolt_small": 48,
+    "chronos-2": 120,
+    "chronos-2-synth": 120,
+    "sundial_base_128m": 128,
+    "TimesFM-2.5": 200,
+}
 
 
 def figure(value: float) -> str:

@@ -136,4 +136,13 @@ def test_plots_are_drawn_from_what_is_there(tmp_path):
     record.write(HEAD | {"section": "attention", "rows": lines}, tmp_path)
     drawn = plots.draw(tmp_path)
     assert {path.name for path in drawn} == {"roofline.png", "breakdown.png", "attention.png"}
+    scores = {"mase": 0.8, "crps": 0.6}
+    summary = {
+        "gift": {"published": {"scores": {"model": scores}}},
+        "published": {"scores": {"Toto-2.0-4m": scores}},
+    }
+    model = {"label": "nano", "parameters": 1_764_864, "summary": summary}
+    record.write_json(model, tmp_path / "accuracy" / "nano.json")
+    drawn = plots.draw(tmp_path)
+    assert drawn[-1].name == "parameters.png"
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in drawn)
