@@ -269,6 +269,7 @@ def launch_forward(
     x: Tensor, resolution: Tensor, weight: Tensor, patch: int,
     half_life_loc: float, half_life_scale: float, features: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Launch the forward kernel on x (S, T): embedding (S, N, columns); location, scale and weight (S, N); moves (S, N, frame features)."""
     series, tokens, columns = x.shape[0], x.shape[1] // patch, weight.shape[1]
     h = torch.empty(series, tokens, columns, dtype=weight.dtype, device=x.device)
     loc, scale, token_weight = (
@@ -294,6 +295,7 @@ def launch_forward(
 def launch_backward(
     x: Tensor, loc: Tensor, scale: Tensor, moves: Tensor, grad: Tensor, patch: int
 ) -> Tensor:
+    """Launch the backward kernel: the gradient of the weight (2P + frame features, columns) from that of h."""
     rows, columns = loc.numel(), grad.shape[-1]
     block_rows, block_columns, warps = _BACKWARD_TILES[patch, grad.itemsize]
     blocks = triton.cdiv(columns, block_columns)

@@ -4,9 +4,12 @@ Torch is imported only when a test asks for it, so that tests of the generator a
 Warnings are errors: pyproject.toml says so.
 """
 
+import shutil
+import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from tinytsm import TinyTSM
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +68,26 @@ def miniature() -> "TinyTSM":
     model = Model(config, torch.Generator().manual_seed(1))
     torch.nn.init.normal_(model.head, std=0.3, generator=torch.Generator().manual_seed(2))
     return TinyTSM(model.requires_grad_(False).eval())
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is released, built from a copy of this tree without a network."""
+    pytest.importorskip("setuptools", minversion="77", reason="builds without a network")
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"
+    tree.mkdir()
+    # a copy, because a build leaves files behind and would take up those of an earlier one
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    for name in ("tinytsm", "kernels", "synth"):
+        shutil.copytree(
+            ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    subprocess.run([*command, "--outdir", folder, tree], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from tinytsm import TinyTSM
 from tinytsm.covariates import UnusedCovariates
+from tinytsm.options import ForecastOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -173,12 +174,14 @@ def test_gluonts_predictor_survives_its_own_file(tmp_path: Path) -> None:
 
         from tinytsm.adapters.gluonts import TinyTSMPredictor
 
-        TinyTSMPredictor(prediction_length=7, device="cpu", quantile_levels=[0.5]).serialize(
-            tmp_path
-        )
+        options = {"effort": "fast", "strides": [1, 2]}
+        TinyTSMPredictor(
+            prediction_length=7, device="cpu", quantile_levels=[0.5], options=options
+        ).serialize(tmp_path)
         again = Predictor.deserialize(tmp_path)
     assert isinstance(again, TinyTSMPredictor)
     assert (again.prediction_length, again.levels) == (7, [0.5])
+    assert again.model.options == ForecastOptions(effort="fast", strides=(1, 2))
 
 
 # -- fev and sktime, whose imports warn and take seconds: in a process of its own
@@ -209,7 +212,8 @@ def test_fev_task(tmp_path: Path) -> None:
         "from tinytsm.adapters.fev import TinyTSMModel\n"
         f"task = fev.Task(dataset_path={str(tmp_path / 'data.parquet')!r}, horizon=6, num_windows=2,\n"
         "    eval_metric='WQL', quantile_levels=[0.1, 0.5, 0.9], seasonality=7)\n"
-        "model = TinyTSMModel(device='cpu')\n"
+        "model = TinyTSMModel(device='cpu', effort='fast')\n"
+        "assert model.model.options.effort == 'fast'\n"
         "predictions = model.fit_predict(task)\n"
         "summary = task.evaluation_summary(predictions, model_name=model.model_name,\n"
         "    inference_time_s=model.inference_time)\n"
@@ -261,8 +265,13 @@ def test_sktime_forecasts_are_the_models() -> None:
         forecaster = TinyTSMForecaster(device="cpu").fit(y, fh=[1, 4])
         point = forecaster.predict()
         band = forecaster.predict_interval(coverage=0.9)
+        fast = TinyTSMForecaster(device="cpu", options={"effort": "fast"}).fit(y, fh=[1, 4])
+        single = fast.predict()
     q, _ = model.predict_quantiles([y.to_numpy()], 4, [0.05, 0.5, 0.95])
     np.testing.assert_array_equal(point, np.asarray(q)[0, [0, 3], 1])
+    q_fast, _ = model.predict_quantiles([y.to_numpy()], 4, [0.5], effort="fast")
+    np.testing.assert_array_equal(single, np.asarray(q_fast)[0, [0, 3], 0])
+    assert not np.array_equal(single, point)
     np.testing.assert_array_equal(band, np.asarray(q)[0, [0, 3]][:, [0, 2]])
     assert list(point.index.astype(str)) == ["2024-03", "2024-06"]
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tinytsm import TinyTSM, cli
 from tinytsm.commands import console
+from tinytsm.options import ForecastOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -35,7 +37,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: TinyTSM) -
     table.loc[40:44, "south"] = np.nan
     table.to_csv(tmp_path / "data.csv", index=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console, "load_model", lambda model, device: miniature)
+
+    def load(model: str, device: str, options: ForecastOptions = miniature.options) -> TinyTSM:
+        return miniature.with_options(**asdict(options))
+
+    monkeypatch.setattr(console, "load_model", load)
     return tmp_path
 
 
@@ -110,6 +116,22 @@ def test_finetune(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert cli.main(["finetune", "data.csv", "--horizon", "40", "--output", "t"]) == 2
     assert "wanted one of at least 120" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["backtest", "--horizon", "5"], ["anomalies"], ["impute"]], ids=lambda flags: flags[0]
+)
+def test_effort_changes_what_is_forecast(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    def result(*more: str) -> str:
+        assert cli.main([flags[0], "data.csv", *flags[1:], *more]) == 0
+        return capsys.readouterr().out
+
+    standard = result()
+    assert result("--effort", "fast") == result("--no-symmetry") != standard
+    assert cli.main([flags[0], "data.csv", *flags[1:], "--strides", "1,x"]) == 2
+    assert "error: --strides must be auto or read like 1,2,4, got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,27 @@
 """Options: what each effort means, what overrides it, and the flags that say the same."""
 
 import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from tinytsm import options
-from tinytsm.options import ForecastOptions
+from tinytsm import TinyTSM, cli, options
+from tinytsm.options import ForecastOptions, OptionChanges
+
+NAMES = {field.name for field in fields(ForecastOptions)}
+VALUES = np.sin(np.arange(60) / 3)
+FRAME = pd.DataFrame(
+    {
+        "item_id": "a",
+        "timestamp": pd.date_range("2024-01-01", periods=60),
+        "target": VALUES,
+        "unique_id": "a",
+    }
+)
 
 
 def parsed(*flags: str) -> ForecastOptions:
@@ -66,3 +82,70 @@ def test_what_cannot_be_is_named(change: dict, message: str) -> None:
 def test_bad_flags_are_named(flags: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parsed(*flags)
+
+
+def test_every_option_is_a_keyword_and_a_flag() -> None:
+    assert set(OptionChanges.__annotations__) == NAMES
+    parser = argparse.ArgumentParser()
+    options.add_flags(parser)
+    assert set(vars(parser.parse_args([]))) == NAMES
+
+
+@pytest.mark.parametrize(
+    "command", ["forecast", "backtest", "anomalies", "impute", "evaluate", "scale"]
+)
+def test_every_command_that_forecasts_has_the_flags(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in NAMES if f"--{name.replace('_', '-')} " not in f"{shown} "] == []
+
+
+def _impute(model: TinyTSM, **changes: Any) -> Any:
+    return model.impute([*VALUES[:30], None, None, *VALUES[30:]], **changes)["value"]
+
+
+def _chronos(model: TinyTSM, **changes: Any) -> Any:
+    from tinytsm.adapters.chronos import Chronos2Pipeline
+
+    pipeline = Chronos2Pipeline(model.model, options=model.options)
+    return pipeline.predict_df(FRAME, prediction_length=5, **changes)["predictions"]
+
+
+def _nixtla(model: TinyTSM, **changes: Any) -> Any:
+    from tinytsm.adapters.nixtla import NixtlaForecaster
+
+    frame = FRAME.rename(columns={"timestamp": "ds", "target": "y"})
+    return NixtlaForecaster(model, **changes).forecast(frame, h=5)["TinyTSM"]
+
+
+# the adapters of libraries that may be missing: tests/test_adapters.py; the workers on Ray: tests/test_scale.py
+ENTRIES: dict[str, Callable[..., Any]] = {
+    "predict_quantiles": lambda model, **o: model.predict_quantiles(VALUES, 5, **o)[0],
+    "predict_stream": lambda model, **o: next(model.predict_stream([VALUES], 5, **o))[0],
+    "predict_df": lambda model, **o: model.predict_df(FRAME, prediction_length=5, **o)["0.1"],
+    "forecast": lambda model, **o: model.forecast(VALUES, 5, **o).quantiles,
+    "backtest": lambda model, **o: model.backtest(VALUES, 5, **o).forecasts["0.1"],
+    "anomaly_scores": lambda model, **o: model.anomaly_scores(VALUES, **o)["predictions"],
+    "impute": _impute,
+    "chronos": _chronos,
+    "nixtla": _nixtla,
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_method_takes_the_options(miniature: TinyTSM, entry: str) -> None:
+    call = ENTRIES[entry]
+    fast = np.asarray(call(miniature, effort="fast"))
+    np.testing.assert_array_equal(fast, call(miniature.with_options(effort="fast")))
+    assert not np.array_equal(fast, call(miniature), equal_nan=True)
+    with pytest.raises(ValueError, match="effort must be one of fast, standard, best, got 'high'"):
+        call(miniature, effort="high")
+
+
+def test_other_options_keep_the_class(miniature: TinyTSM) -> None:
+    from tinytsm.adapters.chronos import Chronos2Pipeline
+
+    changed = Chronos2Pipeline(miniature.model).with_options(effort="best")
+    assert isinstance(changed, Chronos2Pipeline) and changed.options.effort == "best"

@@ -234,6 +234,7 @@ class Plan:
         return x.view(bucket.series, -1), target.view(shape), resolution
 
     def first_item(self, number: int) -> int:
+        """Index of the first item that batch `number` draws on this rank."""
         bucket = self.bucket(number)
         return number * _ITEMS_APART + self.rank * (bucket.series // bucket.variates)
 

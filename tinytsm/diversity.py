@@ -109,6 +109,7 @@ class Space:
     ball: np.ndarray
 
     def scale(self, rows: np.ndarray) -> np.ndarray:
+        """Features (n, F) in the units of the space."""
         return np.arcsinh((rows - self.centre) / self.spread)
 
 
@@ -194,9 +195,11 @@ def synth_ts(seed: int, index: int, length: int) -> np.ndarray:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The flags of `tinytsm diversity`."""
     parser = argparse.ArgumentParser(
         prog="tinytsm diversity",
-        description="Compare SynthTS with the real series of a pack, in a space of features.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--pack", type=Path, required=True, help="folder with manifest.json")
     parser.add_argument("--items", type=int, default=3000, help="series made up (default: 3000)")
@@ -232,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(args: argparse.Namespace) -> None:
+    """Measure and print what the flags ask for."""
     real, frequency = real_series(args.pack, per_dataset=args.per_dataset, seed=args.seed)
     space = make_space(real.features, real.source)
     print(

@@ -98,14 +98,18 @@ def main(argv: list[str] | None = None) -> int:
     seen = {10 * major + minor for major, minor in (d["capability"] for d in found["devices"])}
     archs = args.arch or sorted(seen & gate.SHARED_LIMIT.keys())
     if archs and found["packages"]["triton"] is None:
-        print("tinytsm doctor: error: the kernels' report needs triton", file=sys.stderr)
+        print(
+            "tinytsm doctor: error: the kernels' report needs triton; run: pip install triton",
+            file=sys.stderr,
+        )
         return 2
     if not args.json:
         _show(found)
         if archs:
             print(f"\nkernels\n{gate.HEADER}")
     done = []
-    for report in gate.reports(archs=archs, full=False):
+    # listing the kernels imports triton, which need not be there
+    for report in gate.reports(archs=archs, full=False) if archs else ():
         done.append(report)
         if not args.json:
             print(gate.line(report), flush=True)

@@ -67,6 +67,7 @@ class SeasonalNaive:
     def predict_quantiles(
         self, inputs: list[np.ndarray], prediction_length: int, quantile_levels: list[float]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Forecaster` says: the last season again, with the spread of its own errors."""
         pairs = [
             metrics.seasonal_naive(
                 x, horizon=prediction_length, season=self.season_length, levels=quantile_levels

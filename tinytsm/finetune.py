@@ -65,6 +65,7 @@ class LowRank(nn.Module):
         self.out = nn.Parameter(weight.new_zeros(rows, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The matrix with its addition, in its shape."""
         return weight + self.out @ self.into
 
 

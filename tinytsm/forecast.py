@@ -89,6 +89,7 @@ class TinyTSM:
 
     @property
     def config(self) -> ModelConfig:
+        """Sizes of the network."""
         return self.model.config
 
     @property
@@ -96,9 +97,9 @@ class TinyTSM:
         """Steps of history that a forecast looks at, at most."""
         return self.config.context_length
 
-    def with_options(self, **changes: Unpack[OptionChanges]) -> "TinyTSM":
+    def with_options(self, **changes: Unpack[OptionChanges]) -> Self:
         """The same model with other defaults; see `ForecastOptions`. Raises ValueError for what they cannot be."""
-        return TinyTSM(
+        return type(self)(
             self.model, device=self.device, options=dataclasses.replace(self.options, **changes)
         )
 
@@ -154,17 +155,20 @@ class TinyTSM:
         return self._stream(inputs, length, levels, options)
 
     def predict_df(self, df: "pd.DataFrame", **arguments: Any) -> "pd.DataFrame":
-        """Forecast every series of a long frame; see `tinytsm.frames.predict_frame` for columns and arguments.
+        """Forecast every series of a long frame.
 
-        Takes the options of `ForecastOptions` too.
+        arguments: of `tinytsm.frames.predict_frame`, which says what the columns are, and of `ForecastOptions`.
         """
         from tinytsm.frames import predict_frame
 
+        chosen, others = self._apart(arguments)
+        return predict_frame(chosen, df, **others)
+
+    def _apart(self, arguments: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The model with the options among the arguments of a call as its own, and the other arguments."""
         names = {field.name for field in dataclasses.fields(ForecastOptions)} & arguments.keys()
-        options = dataclasses.replace(self.options, **{name: arguments.pop(name) for name in names})
-        return predict_frame(
-            TinyTSM(self.model, device=self.device, options=options), df, **arguments
-        )
+        others = {name: value for name, value in arguments.items() if name not in names}
+        return self.with_options(**{name: arguments[name] for name in names}), others
 
     # -- computing
 
@@ -224,12 +228,19 @@ class TinyTSM:
     fit_report: "FitReport | None" = None
 
     def forecast(
-        self, x: Any, horizon: int, quantile_levels: Sequence[float] = QUANTILES
+        self,
+        x: Any,
+        horizon: int,
+        quantile_levels: Sequence[float] = QUANTILES,
+        **changes: Unpack[OptionChanges],
     ) -> "Prediction":
-        """Forecast one series, or many: numbers in, NumPy arrays out; see `tinytsm.result.forecast`."""
+        """Forecast one series, or many: numbers in, NumPy arrays out; see `tinytsm.result.forecast`.
+
+        changes: of the options (`ForecastOptions`), for this call.
+        """
         from tinytsm.result import forecast
 
-        return forecast(self, x, horizon, quantile_levels)
+        return forecast(self.with_options(**changes), x, horizon, quantile_levels)
 
     def embed(self, inputs: Any) -> "list[Embedding]":
         """What the network makes of each input, token by token; see `tinytsm.embed.embed`."""
@@ -237,30 +248,42 @@ class TinyTSM:
 
         return embed(self, inputs)
 
-    def anomaly_scores(self, data: Any, **options: Any) -> "pd.DataFrame":
-        """How unlikely each value was in the light of its own past; see `tinytsm.anomalies.anomaly_scores`."""
+    def anomaly_scores(self, data: Any, **arguments: Any) -> "pd.DataFrame":
+        """How unlikely each value was in the light of its own past.
+
+        arguments: of `tinytsm.anomalies.anomaly_scores` and of `ForecastOptions`.
+        """
         from tinytsm.anomalies import anomaly_scores
 
-        return anomaly_scores(self, data, **options)
+        chosen, others = self._apart(arguments)
+        return anomaly_scores(chosen, data, **others)
 
-    def impute(self, data: Any, **options: Any) -> "pd.DataFrame":
-        """Fill missing values from both sides; see `tinytsm.impute.impute`."""
+    def impute(self, data: Any, **arguments: Any) -> "pd.DataFrame":
+        """Fill missing values from both sides.
+
+        arguments: of `tinytsm.impute.impute` and of `ForecastOptions`.
+        """
         from tinytsm.impute import impute
 
-        return impute(self, data, **options)
+        chosen, others = self._apart(arguments)
+        return impute(chosen, data, **others)
 
-    def backtest(self, data: Any, horizon: int, **options: Any) -> "Backtest":
-        """Forecast the past from rolling origins and score it; see `tinytsm.backtest.backtest`."""
+    def backtest(self, data: Any, horizon: int, **arguments: Any) -> "Backtest":
+        """Forecast the past from rolling origins and score it.
+
+        arguments: of `tinytsm.backtest.backtest` and of `ForecastOptions`.
+        """
         from tinytsm.backtest import backtest
 
-        return backtest(self, data, horizon, **options)
+        chosen, others = self._apart(arguments)
+        return backtest(chosen, data, horizon, **others)
 
-    def fit(self, inputs: Any, prediction_length: int, **options: Any) -> "TinyTSM":
+    def fit(self, inputs: Any, prediction_length: int, **options: Any) -> Self:
         """A model fine-tuned on the inputs, or this one where that does not help; see `tinytsm.finetune.fit`."""
         from tinytsm.finetune import fit
 
         model, report = fit(self, inputs, prediction_length, **options)
-        tuned = TinyTSM(model, device=self.device, options=self.options)
+        tuned = type(self)(model, device=self.device, options=self.options)
         tuned.fit_report = report
         return tuned
 

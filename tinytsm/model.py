@@ -24,11 +24,14 @@ class Tokens(NamedTuple):
 
 
 class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, with a gain; see `ops.rms_norm`."""
+
     def __init__(self, width: int):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width). Returns the same shape."""
         return ops.rms_norm(x, self.gain)
 
 
@@ -76,6 +79,7 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, width, bias=False)
 
     def attend(self, x: Tensor, variates: int, present: Tensor | None, backend: str) -> Tensor:
+        """Attention without its output map. x: (S, N, D), normalised. Returns the same shape."""
         if self.kind == "feature" and variates == 1:
             # softmax over one variate is 1: only the value path remains
             return nn.functional.linear(x, self.qkv.weight[2 * x.shape[-1] :])

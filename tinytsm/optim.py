@@ -53,6 +53,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient, in place."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -93,12 +94,14 @@ class Optimizer:
             self.parts.append(Muon(list(hidden.values()), lr=config.lr, weight_decay=decay))
 
     def step(self, lr: float) -> None:
+        """Move every weight that has a gradient, at this learning rate."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
 
     def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: tensors named `optimizer.WEIGHT.KEY`."""
         return {
             f"optimizer.{self.names[p]}.{key}": torch.as_tensor(value)
             for part in self.parts
@@ -108,6 +111,7 @@ class Optimizer:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `state` gave; other names are left. Raises CheckpointError for the state of an unknown weight."""
         by_name = {name: p for p, name in self.names.items()}
         owner = {p: part for part in self.parts for g in part.param_groups for p in g["params"]}
         for full, value in tensors.items():

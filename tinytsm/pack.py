@@ -277,6 +277,7 @@ def field_of(entry: Any, key: str, where: Path, kind: type = object) -> Any:
 
 
 def read_json(path: Path) -> Any:
+    """The document in a file. Raises PackError where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

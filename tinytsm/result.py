@@ -47,7 +47,9 @@ class Forecaster(Protocol):
 
     def predict_quantiles(
         self, inputs: Any, prediction_length: int, quantile_levels: Any
-    ) -> tuple[Any, Any]: ...
+    ) -> tuple[Any, Any]:
+        """inputs: n arrays (T,), NaN where missing. Returns quantiles (n, H, Q) and mean (n, H)."""
+        ...
 
 
 def forecast(

@@ -15,9 +15,11 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tinytsm.config import QUANTILES
+from tinytsm.options import ForecastOptions, OptionChanges, add_flags, from_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +34,7 @@ class BlockForecaster:
     """What a worker runs: the model, loaded once, and a call for each block."""
 
     def __init__(self, model: str, device: str, options: dict[str, Any]):
-        """options: of `tinytsm.frames.predict_frame`."""
+        """options: arguments of `TinyTSM.predict_df`."""
         import torch
 
         from tinytsm.forecast import TinyTSM
@@ -47,19 +49,18 @@ class BlockForecaster:
         """The forecasts of a block's series, in the columns of `predict_df`, and `error`."""
         import pandas as pd
 
-        from tinytsm.frames import predict_frame
         from tinytsm.tables import InputError
 
         table = block.drop(columns=_BLOCK, errors="ignore")
         try:
-            return predict_frame(self.model, table, **self.options).assign(error="")
+            return self.model.predict_df(table, **self.options).assign(error="")
         except InputError:
             # one bad series must not cost the others: each on its own
             pass
         parts, id_column = [], self.options["id_column"]
         for item, rows in table.groupby(id_column, sort=False):
             try:
-                parts.append(predict_frame(self.model, rows, **self.options).assign(error=""))
+                parts.append(self.model.predict_df(rows, **self.options).assign(error=""))
             except InputError as error:
                 parts.append(pd.DataFrame({id_column: [item], "error": [str(error)]}))
         return pd.concat(parts, ignore_index=True).reindex(columns=self.columns())
@@ -95,12 +96,14 @@ def forecast_dataset(
     quantile_levels: Sequence[float | str] = QUANTILES,
     freq: str | int | None = None,
     rows_per_block: int = ROWS_PER_BLOCK,
+    **changes: Unpack[OptionChanges],
 ) -> dict[str, int]:
     """Forecast a Parquet data set into a folder of Parquet files, on the Ray that is running, or one started here.
 
     source, output: paths or addresses that Ray Data reads and writes. workers: model copies, one core each (one GPU
     each where device is `cuda`). rows_per_block: the largest part that is in one worker's memory at a time, about; one
-    series is never split. Returns counts: rows, blocks. Raises ValueError for bad settings and an unusable model.
+    series is never split. changes: of the options (`ForecastOptions`). Returns counts: rows, blocks. Raises ValueError for
+    bad settings and an unusable model.
     """
     ray = require_ray()
     from tinytsm import checkpoint
@@ -121,13 +124,15 @@ def forecast_dataset(
         "timestamp_column": timestamp_column,
         "target": target,
         "freq": freq,
-    }
+    } | asdict(ForecastOptions(**changes))
     # Ray Data starts no task whose output might not fit: blocks must be small beside the store
     context, store = (
         ray.data.DataContext.get_current(),
         ray.cluster_resources()["object_store_memory"],
     )
     context.target_max_block_size = max(2**20, min(context.target_max_block_size, int(store) // 16))
+    # the newer reader starts 32 processes to look at the footers, on any machine and for any number of files
+    context.use_datasource_v2 = False
     data = ray.data.read_parquet(source, columns=[id_column, timestamp_column, target])
     rows = data.count()
     blocks = max(workers, math.ceil(rows / rows_per_block))
@@ -161,6 +166,7 @@ def require_ray() -> Any:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of `tinytsm scale`."""
     parser = argparse.ArgumentParser(
         prog="tinytsm scale",
         description=__doc__,
@@ -189,6 +195,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--object-store-mb", type=int, metavar="MB",
         help="shared memory of a cluster started here; what exceeds it spills to disk",
     )  # fmt: skip
+    add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -196,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command `tinytsm scale`; returns the exit status."""
     args = parse(argv)
     try:
+        chosen = from_flags(args)
         ray = require_ray()
         start: dict[str, Any] = {"address": args.address}
         if args.address is None:
@@ -208,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.source, args.output, horizon=args.horizon, workers=args.workers, model=args.model,
             device=args.device, id_column=args.id_column, timestamp_column=args.timestamp_column,
             target=args.target, quantile_levels=args.quantiles.split(","),
-            freq=args.freq, rows_per_block=args.rows_per_block,
+            freq=args.freq, rows_per_block=args.rows_per_block, **asdict(chosen),
         )  # fmt: skip
     except (ValueError, FileNotFoundError) as error:
         print(f"tinytsm scale: error: {error}", file=sys.stderr)

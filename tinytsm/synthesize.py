@@ -80,6 +80,7 @@ class Request:
 
     @property
     def chunks(self) -> int:
+        """How many row groups there are."""
         return -(-self.items // self.chunk_items)
 
     def chunk(self, number: int) -> range:
@@ -88,10 +89,11 @@ class Request:
         return range(first, min(first + self.chunk_items, self.items))
 
     def family(self, item: int) -> str:
+        """Name of the family that item `item` is drawn from, or of the whole mixture."""
         return self.families[item % len(self.families)] if self.families else _MIXTURE
 
     def as_json(self) -> str:
-        # The row groups are part of what must agree before a file is added to
+        """What a file records and must agree with before it is added to, the row groups included."""
         return json.dumps(dataclasses.asdict(self) | {"chunk_items": self.chunk_items})
 
 

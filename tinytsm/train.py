@@ -39,6 +39,7 @@ _GO_ON = 75
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The flags of the trainer."""
     parser = argparse.ArgumentParser(
         prog="python -m tinytsm.train",
         description=__doc__,

@@ -52,6 +52,7 @@ class World:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor

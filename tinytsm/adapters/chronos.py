@@ -8,11 +8,12 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from tinytsm.config import QUANTILES
 from tinytsm.forecast import Precision, TinyTSM
 from tinytsm.frames import predict_frame
+from tinytsm.options import OptionChanges
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,20 +60,21 @@ class Chronos2Pipeline(TinyTSM):
         target: str | Sequence[str] = "target",
         prediction_length: int | None = None,
         quantile_levels: Sequence[float] = QUANTILES,
-        batch_size: int = 256,
         context_length: int | None = None,
         cross_learning: bool = False,
         validate_inputs: bool = True,
         freq: str | None = None,
+        **changes: Unpack[OptionChanges],
     ) -> "pd.DataFrame":
         """As Chronos-2's: columns id, time stamp, target_name, predictions and one per level.
 
-        prediction_length: None for one pass of the model. batch_size, cross_learning, validate_inputs: not used; a
-        series is always forecast from its own past, and inputs are always checked.
+        prediction_length: None for one pass of the model. cross_learning, validate_inputs: not used; a series is always
+        forecast from its own past, and inputs are always checked. changes: of the options (`ForecastOptions`), for
+        this call; batch_size, which Chronos-2 has too, is one of them.
         """
         horizon = self.config.horizon_length if prediction_length is None else prediction_length
         return predict_frame(
-            self,
+            self.with_options(**changes),
             df,
             prediction_length=horizon,
             future_df=future_df,

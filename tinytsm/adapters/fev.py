@@ -7,12 +7,13 @@ summary = task.evaluation_summary(
 )
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from tinytsm.adapters import require
 from tinytsm.forecast import TinyTSM
+from tinytsm.options import OptionChanges
 
 require("fev")
 
@@ -30,10 +31,12 @@ class TinyTSMModel(fev.ForecastingModel):
     # made-up series alone
     trained_on_datasets: list[str] = []  # noqa: RUF012 - fev's own declaration
 
-    def __init__(self, path: str = "nano", *, device: str = "auto"):
-        """path, device: as `TinyTSM.from_pretrained` takes them."""
+    def __init__(
+        self, path: str = "nano", *, device: str = "auto", **changes: Unpack[OptionChanges]
+    ):
+        """path, device: as `TinyTSM.from_pretrained` takes them. changes: of the options (`ForecastOptions`)."""
         super().__init__()
-        self.model = TinyTSM.from_pretrained(path, device=device)
+        self.model = TinyTSM.from_pretrained(path, device=device).with_options(**changes)
 
     def _fit_predict(self, task: Any) -> list[Any]:
         # a forecast at a level costs nothing, and some metrics want none

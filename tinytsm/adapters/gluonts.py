@@ -34,11 +34,16 @@ class TinyTSMPredictor(RepresentablePredictor):
         path: str = "nano",
         device: str = "auto",
         quantile_levels: list[float] = list(QUANTILES),  # noqa: B006 - GluonTS stores it as given
+        options: dict[str, Any] | None = None,
     ):
-        """path, device: as `TinyTSM.from_pretrained` takes them. Raises ValueError for an unusable model."""
+        """path, device: as `TinyTSM.from_pretrained` takes them. options: keywords of `ForecastOptions`.
+
+        Raises ValueError for an unusable model and for options that cannot be.
+        """
         super().__init__(prediction_length=prediction_length)
         self.levels = list(quantile_levels)
-        self.model = TinyTSM.from_pretrained(path, device=device)
+        model = TinyTSM.from_pretrained(path, device=device)
+        self.model = model.with_options(**(options or {}))
 
     def predict(self, dataset: Iterable[dict[str, Any]], **_: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in order; `num_samples` and the like are not needed and not used.

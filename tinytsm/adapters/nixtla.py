@@ -7,21 +7,29 @@ Column names as in statsforecast, neuralforecast and TimeGPT, so that utilsforec
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
 from tinytsm.forecast import TinyTSM
 from tinytsm.frames import check_horizon, predict_frame
+from tinytsm.options import OptionChanges
 from tinytsm.tables import InputError
 
 
 class NixtlaForecaster:
     """Zero-shot forecasts of Nixtla frames. alias: the name of the point forecast's column (the median)."""
 
-    def __init__(self, model: TinyTSM | None = None, *, alias: str = "TinyTSM"):
-        """model: None for the shipped one."""
-        self.model = TinyTSM.from_pretrained() if model is None else model
+    def __init__(
+        self,
+        model: TinyTSM | None = None,
+        *,
+        alias: str = "TinyTSM",
+        **changes: Unpack[OptionChanges],
+    ):
+        """model: None for the shipped one. changes: of its options (`ForecastOptions`)."""
+        model = TinyTSM.from_pretrained() if model is None else model
+        self.model = model.with_options(**changes)
         self.alias = alias
 
     def forecast(

@@ -49,10 +49,13 @@ class TinyTSMForecaster(BaseForecaster):
         "requires-fh-in-fit": False,
     }
 
-    def __init__(self, path: str = "nano", device: str = "auto"):
-        """path, device: as `TinyTSM.from_pretrained` takes them."""
+    def __init__(
+        self, path: str = "nano", device: str = "auto", options: dict[str, Any] | None = None
+    ):
+        """path, device: as `TinyTSM.from_pretrained` takes them. options: keywords of `ForecastOptions`."""
         self.path = path
         self.device = device
+        self.options = options
         super().__init__()
 
     # a copy of the series, because sktime will stop keeping its own (its `remember_data`)
@@ -72,7 +75,7 @@ class TinyTSMForecaster(BaseForecaster):
         ahead = np.asarray(fh.to_relative(self.cutoff), dtype=np.int64)
         values = self._history.to_numpy(np.float64)
         quantiles, _ = _load(self.path, self.device).predict_quantiles(
-            [values], int(ahead.max()), levels
+            [values], int(ahead.max()), levels, **(self.options or {})
         )
         return fh.to_absolute_index(self.cutoff), np.asarray(quantiles)[0, ahead - 1]
 
@@ -88,4 +91,4 @@ class TinyTSMForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Arguments that sktime's `check_estimator` builds forecasters with."""
-        return [{}, {"device": "cpu"}]
+        return [{}, {"device": "cpu", "options": {"effort": "fast"}}]

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from tinytsm import options
 from tinytsm.commands import console
 
 _EXAMPLES = """\
@@ -19,6 +20,7 @@ score. Values in the first --warmup steps have no score. Scores use the past alo
 
 
 def add_parser(commands: Any) -> None:
+    """Add `tinytsm anomalies` to the command line."""
     parser = console.add_command(
         commands,
         "anomalies",
@@ -42,11 +44,13 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--only", action="store_true", help="write the anomalies alone")
     console.add_model_flags(parser)
+    options.add_flags(parser)
     console.add_column_flags(parser)
     console.add_output_flags(parser, picture="the 80 % band and the anomalies over the history")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Carry out `tinytsm anomalies` with the flags of `add_parser`. Raises UsageError and InputError."""
     from tinytsm import anomalies
 
     threshold = console.number(args.threshold, "--threshold", low=0, high=1)
@@ -55,10 +59,11 @@ def run(args: argparse.Namespace) -> None:
     last = console.whole(args.last, "--last")
     output, chart = console.check_files(args)
     console.check_device(args.device)
+    chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args)
     planned = len(anomalies.origins(series, step=step, warmup=warmup))
-    forecaster = console.load_model(model, args.device)
+    forecaster = console.load_model(model, args.device, chosen)
     with console.progress(planned, "forecast") as advance:
         scored = anomalies.score(forecaster, series, step=step, warmup=warmup, progress=advance)
     table = anomalies.to_frame(series, scored, layout, threshold=threshold)

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from tinytsm import options
 from tinytsm.commands import console
 
 _EXAMPLES = """\
@@ -21,6 +22,7 @@ Scores: mase and crps (lower is better), mae, mse, and coverage_80, the share of
 
 
 def add_parser(commands: Any) -> None:
+    """Add `tinytsm backtest` to the command line."""
     parser = console.add_command(
         commands,
         "backtest",
@@ -41,11 +43,13 @@ def add_parser(commands: Any) -> None:
         "--season", metavar="N", help="steps of the season (default: the frequency's usual one)"
     )
     console.add_model_flags(parser)
+    options.add_flags(parser)
     console.add_column_flags(parser)
     console.add_output_flags(parser, picture="the newest forecasts over the history")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Carry out `tinytsm backtest` with the flags of `add_parser`. Raises UsageError and InputError."""
     from tinytsm import backtest, frames
 
     horizon = frames.check_horizon(args.horizon)
@@ -54,10 +58,11 @@ def run(args: argparse.Namespace) -> None:
     last = console.whole(args.last, "--last")
     output, chart = console.check_files(args)
     console.check_device(args.device)
+    chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args)
     planned = backtest.plan(series, horizon=horizon, windows=windows, step=step)
-    forecaster = console.load_model(model, args.device)
+    forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(planned), "window") as advance:
         result = backtest.run(
             forecaster, series, horizon=horizon, windows=windows, step=step, season=season,

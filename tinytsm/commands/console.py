@@ -33,11 +33,15 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser whose faults are exceptions, so that one place turns them into an exit status."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError, where argparse would leave the process."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def note(message: str) -> None:
+    """Say one line on standard error."""
     print(f"tinytsm: {message}", file=sys.stderr)
 
 
@@ -53,10 +57,12 @@ def add_command(
 
 
 def add_data_flag(parser: argparse.ArgumentParser) -> None:
+    """The table to read."""
     parser.add_argument("data", help="CSV or Parquet file; - reads standard input")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model, and where it runs."""
     parser.add_argument(
         "--model", metavar="PATH", default="nano",
         help="checkpoint or run folder, or the name of a shipped model (default: nano)",
@@ -67,6 +73,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    """Which columns of the table mean what."""
     columns = parser.add_argument_group("columns (inferred where not given)")
     columns.add_argument("--timestamp-column", metavar="NAME", help="dates, or whole numbers")
     columns.add_argument("--id-column", metavar="NAME", help="names the series of a long table")
@@ -82,6 +89,7 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_flags(parser: argparse.ArgumentParser, *, picture: str, last: str = "all") -> None:
+    """Where results go. picture: what --plot draws. last: words for the steps of history that it shows."""
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output", metavar="FILE", default="-",
@@ -131,6 +139,7 @@ def check_files(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
 
 
 def check_device(device: str) -> None:
+    """Raise UsageError for what is no name of a device; whether it is there is known once torch is loaded."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"--device must be auto, cpu, cuda, cuda:1 or mps, got {device!r}")
 
@@ -242,6 +251,7 @@ def write_result(
 
 
 def to_csv(table: "pd.DataFrame") -> str:
+    """The table as CSV without its index."""
     # 12 digits keep what a forecast can mean and drop the noise of binary fractions
     return str(table.to_csv(index=False, float_format="%.12g", lineterminator="\n"))
 
@@ -263,6 +273,7 @@ def _values(column: "pd.Series") -> list[Any]:
 
 
 def write_text(text: str, output: Path | None) -> None:
+    """Write to the file, whole or not at all, or to standard output where it is None."""
     from tinytsm import tables
 
     if output is None:

@@ -23,6 +23,7 @@ output is one JSON document that says which were kept, and both losses.
 
 
 def add_parser(commands: Any) -> None:
+    """Add `tinytsm finetune` to the command line."""
     parser = console.add_command(
         commands,
         "finetune",
@@ -51,6 +52,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Carry out `tinytsm finetune` with the flags of `add_parser`. Raises UsageError and InputError."""
     from tinytsm import frames
 
     horizon = frames.check_horizon(args.horizon)

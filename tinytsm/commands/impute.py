@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from tinytsm import options
 from tinytsm.commands import console
 
 _EXAMPLES = """\
@@ -19,6 +20,7 @@ filled; a gap is forecast from both of its sides.
 
 
 def add_parser(commands: Any) -> None:
+    """Add `tinytsm impute` to the command line."""
     parser = console.add_command(
         commands,
         "impute",
@@ -33,20 +35,23 @@ def add_parser(commands: Any) -> None:
         help="levels between 0 and 1 of the band (default: .1,.9)",
     )  # fmt: skip
     console.add_model_flags(parser)
+    options.add_flags(parser)
     console.add_column_flags(parser)
     console.add_output_flags(parser, picture="the filled values and their band")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Carry out `tinytsm impute` with the flags of `add_parser`. Raises UsageError and InputError."""
     from tinytsm import impute
 
     levels = console.quantiles(args.quantiles)
     last = console.whole(args.last, "--last")
     output, chart = console.check_files(args)
     console.check_device(args.device)
+    chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args)
-    forecaster = console.load_model(model, args.device)
+    forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(impute.gaps(series)), "gap") as advance:
         filled = impute.fill(forecaster, series, quantile_levels=levels, progress=advance)
     table = impute.to_frame(series, filled, layout, levels)
