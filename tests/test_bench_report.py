@@ -32,25 +32,25 @@ def test_committed_texts_follow_from_the_committed_results():
 def test_a_marked_table_is_replaced_and_all_else_left(tmp_path):
     record.write(forecast_document(), tmp_path)
     text = "before\n<!-- bench:forecasting -->\nold\n<!-- /bench:forecasting -->\nafter\n"
-    made = report.readme(text, tmp_path)
+    made = report.marked(text, tmp_path)
     assert made.startswith("before\n<!-- bench:forecasting -->\n\n| preset | batch |")
     assert made.endswith("\n\n<!-- /bench:forecasting -->\nafter\n")
     assert "| nano | 64 | 512 | 96 | 120 | 532 |" in made and "old" not in made
     assert "From a new process to the first forecast: nano 2.3 s." in made
     assert "AMD EPYC, 2 cores, 2 threads; torch 2.13.0; commit abc, 2026-01-01" in made
     # a second pass changes nothing
-    assert report.readme(made, tmp_path) == made
+    assert report.marked(made, tmp_path) == made
 
 
 def test_a_table_without_results_says_how_to_measure_it(tmp_path):
     text = "<!-- bench:peers -->\n<!-- /bench:peers -->\n"
-    assert "Not measured yet: `python -m bench.peers`." in report.readme(text, tmp_path)
+    assert "Not measured yet: `python -m bench.peers`." in report.marked(text, tmp_path)
 
 
 def test_a_marker_must_name_a_table(tmp_path):
     text = "<!-- bench:nonsense -->\n<!-- /bench:nonsense -->\n"
     with pytest.raises(ValueError, match="marks a table 'nonsense'; there are training"):
-        report.readme(text, tmp_path)
+        report.marked(text, tmp_path)
 
 
 def test_check_finds_a_page_that_does_not_follow(tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_an_accepted_evaluation_leaves_its_machine_behind(tmp_path):
     document = accepted(tmp_path)
     assert document["settings"] == {"manifest": "m"}
     assert 1.7e6 < document["parameters"] < 1.8e6
-    made = report.readme("<!-- bench:accuracy -->\n<!-- /bench:accuracy -->", tmp_path)
+    made = report.marked("<!-- bench:accuracy -->\n<!-- /bench:accuracy -->", tmp_path)
     assert "| **nano, an hour** | 1.76 M | series | .844, .650 | .844, .650 |" in made
     assert "| Theta |  | each series | .934, 1.122 | .934, 1.122 |" in made
     assert "| TempoPFN, published | 38 M | synthetic |  | .722, .594 |" in made
