@@ -69,34 +69,62 @@ def test_check_finds_a_page_that_does_not_follow(tmp_path, capsys):
     assert "999" in page.read_text()
 
 
-def accepted(tmp_path):
-    scores = {"mase": 0.8437, "crps": 0.6496}
-    group = {"tasks": 66, "scores": {"model": scores, "Theta": {"mase": 0.934, "crps": 1.122}}}
+def accepted(tmp_path, section, results):
     source = tmp_path / "results.json"
-    source.write_text(
-        json.dumps(
-            {
-                "settings": {"manifest": "m", "model_path": "/home/me/runs", "pack": "/data"},
-                "summary": {
-                    "gift": {"all": group, "published": group | {"tasks": 21}},
-                    "published": {"scores": {"TempoPFN": {"mase": 0.722, "crps": 0.594}}},
-                },
-            }
-        )
-    )
+    source.write_text(json.dumps(results))
     flags = ["--name", "one", "--preset", "nano", "--label", "nano, an hour", "--trained", "series"]
     assert report.main(["--accept", str(source), *flags, "--results", str(tmp_path)]) == 0
-    return json.loads((tmp_path / "accuracy" / "one.json").read_text())
+    return json.loads((tmp_path / section / "one.json").read_text())
 
 
 def test_an_accepted_evaluation_leaves_its_machine_behind(tmp_path):
-    document = accepted(tmp_path)
+    scores = {"mase": 0.8437, "crps": 0.6496}
+    group = {"tasks": 66, "scores": {"model": scores, "Theta": {"mase": 0.934, "crps": 1.122}}}
+    results = {
+        "settings": {"manifest": "m", "model_path": "/home/me/runs", "pack": "/data"},
+        "summary": {
+            "gift": {"all": group, "published": group | {"tasks": 21}},
+            "published": {"scores": {"TempoPFN": {"mase": 0.722, "crps": 0.594}}},
+        },
+    }
+    document = accepted(tmp_path, "accuracy", results)
     assert document["settings"] == {"manifest": "m"}
     assert 1.7e6 < document["parameters"] < 1.8e6
     made = report.marked("<!-- bench:accuracy -->\n<!-- /bench:accuracy -->", tmp_path)
     assert "| **nano, an hour** | 1.76 M | series | .844, .650 | .844, .650 |" in made
     assert "| Theta |  | each series | .934, 1.122 | .934, 1.122 |" in made
     assert "| TempoPFN, published | 38 M | synthetic |  | .722, .594 |" in made
+
+
+def test_long_term_means_stand_beside_published_ones(tmp_path):
+    def means(mse):
+        return {"horizons": [96], "scores": {"model": {"mse": mse, "mae": 0.4}} | naive}
+
+    naive = {"seasonal_naive": {"mse": 0.6, "mae": 0.5}}
+    results = {
+        "settings": {"ltsf_stride": 4},
+        "summary": {"ltsf": {}, "averages": {"etth1": means(0.41), "vic_elec": means(0.3)}},
+    }
+    accepted(tmp_path, "ltsf", results)
+    made = report.marked("<!-- bench:ltsf -->\n<!-- /bench:ltsf -->", tmp_path)
+    assert "| model | parameters | ETTH1: MSE, MAE | VIC_ELEC: MSE, MAE |" in made
+    assert "| **nano, an hour** | 1.76 M | .410, .400 | .300, .400 |" in made
+    assert "| seasonal naive |  | .600, .500 | .600, .500 |" in made
+    assert "| Timer-XL, published | 84 M | .404, .417 |  |" in made
+    assert "Ours: one window in 4." in made
+
+
+def test_a_study_is_kept_without_its_tasks(tmp_path):
+    group = {"tasks": 66, "mase": 0.8, "crps": 0.6}
+    record = {
+        "strategy": "one pass", "effort": "fast", "windows": 9, "all_windows": 9, "groups": {"all": group},
+        "covered": 0.79, "error": 0.04, "per_second": 99.6, "cpu_seconds": 1.0, "cost": 1.0,
+    }  # fmt: skip
+    results = {"settings": {}, "tasks": {"one pass": {}}, "records": [record]}
+    assert "tasks" not in accepted(tmp_path, "strategies", results)
+    made = report.marked("<!-- bench:strategies -->\n<!-- /bench:strategies -->", tmp_path)
+    assert "nano, an hour, series:" in made
+    assert "| one pass | `fast` | .800, .600 | 79.0 % | .040 | 100 | 1.00 |" in made
 
 
 def test_accept_wants_all_that_the_table_says(tmp_path, capsys):
