@@ -82,7 +82,7 @@ def _folder(document: Any) -> str:
 
 def outputs(results: Path) -> dict[Path, str]:
     """Every text that follows from the results, by path."""
-    texts = {}
+    texts: dict[Path, str] = {}
     # other folders hold trials
     if results.resolve() == record.RESULTS:
         texts |= {page: marked(page.read_text(), results) for page in PAGES}

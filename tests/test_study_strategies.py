@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ class Constant:
         self.value = value
         self.asked: list[dict] = []
 
-    def with_options(self, *, strides, symmetry: bool, augment: bool) -> "Constant":
-        self.asked.append({"strides": strides, "symmetry": symmetry, "augment": augment})
-        return Constant((strides != (1,)) + symmetry + augment)
+    def with_options(self, **changes: Any) -> "Constant":
+        self.asked.append(changes)
+        return Constant((changes["strides"] != (1,)) + changes["symmetry"] + changes["augment"])
 
     def predict_quantiles(self, inputs, prediction_length, quantile_levels):
         quantiles = np.full((len(inputs), prediction_length, len(quantile_levels)), self.value)

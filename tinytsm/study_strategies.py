@@ -99,7 +99,7 @@ def summarise(
     """
     shared = set.intersection(*(set(records) for records in done.values()))
     efforts = {strategy: effort for effort, strategy in EFFORTS.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, strategy in strategies().items():
         results = {task: entry for task, entry in done[name].items() if task in shared}
         summary = scoreboard.summarise(results, published)
@@ -208,7 +208,11 @@ def _run(args: argparse.Namespace) -> int:
     done: dict[str, dict[str, Any]] = {}
     if args.resume and args.output.exists():
         done = evaluate.read_results(args.output, settings=settings)
-    document = {"settings": settings, "versions": evaluate.versions(), "tasks": done}
+    document: dict[str, Any] = {
+        "settings": settings,
+        "versions": evaluate.versions(),
+        "tasks": done,
+    }
 
     def save() -> None:
         if args.output is not None:
