@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import timing
 from bench.record import ROOT, TINY
-from tinytsm import TinyTSM, checkpoint
+from tinytsm import TinyTSM, checkpoint, ops
 from tinytsm.config import PRESETS, QUANTILES
 from tinytsm.model import Model
 
@@ -48,7 +48,10 @@ assert quantiles.isfinite().all()
 
 
 def _model(preset: str, device: torch.device) -> TinyTSM:
-    return TinyTSM(Model(PRESETS[preset], torch.Generator().manual_seed(0)).eval(), device=device)
+    network = Model(PRESETS[preset], torch.Generator().manual_seed(0)).eval().requires_grad_(False)
+    # as `from_pretrained` has it
+    network.block_dtype = ops.pick_precision(device)
+    return TinyTSM(network, device=device)
 
 
 def _walks(batch: int, context: int) -> np.ndarray:

@@ -144,7 +144,7 @@ def draw(results: Path) -> list[Path]:
             path = record.path_of(document, results).with_name(file)
             figure.savefig(path, dpi=_DPI)
             drawn.append(path)
-    scored = record.read_accuracy(results)
+    scored = record.by_model(results, "accuracy")
     if scored and "published" in scored[0]["summary"]:
         figure = Figure(figsize=_SIZE, layout="constrained")
         FigureCanvasAgg(figure)

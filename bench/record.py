@@ -180,9 +180,9 @@ def read_all(folder: Path, section: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{section}.json"))]
 
 
-def read_accuracy(folder: Path) -> list[dict[str, Any]]:
-    """Every scored model's document: accuracy has one per model instead of one per machine."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "accuracy").glob("*.json"))]
+def by_model(folder: Path, section: str) -> list[dict[str, Any]]:
+    """Every model's document of a section that has one for each model instead of one for each machine."""
+    return [json.loads(path.read_text()) for path in sorted((folder / section).glob("*.json"))]
 
 
 def committed(document: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,12 +1,13 @@
 """Rebuild every table that is made from results: those of the README, and one report per machine.
 
-    python -m bench.report                    README.md, bench/results/*/report.md and their plots
+    python -m bench.report                    README.md, docs, bench/results/*/report.md and their plots
     python -m bench.report --check            write nothing; exit code 1 where a text would change
     python -m bench.report --accept results.json --name nano-hour --preset nano \
         --label "nano, one hour of CPU" --trained "19.3 M made-up patches"
 
-The last takes a results file of `tinytsm evaluate` into bench/results/accuracy. In the README a table stands between
-`<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what stands there is replaced, all else is left alone.
+The last takes a results file of `tinytsm evaluate` (gift or ltsf tasks) or of `tinytsm study strategies` into
+bench/results/accuracy, ltsf or strategies. On a page a table stands between `<!-- bench:NAME -->` and
+`<!-- /bench:NAME -->`; what stands there is replaced, all else is left alone.
 """
 
 import argparse
@@ -21,32 +22,37 @@ from typing import Any
 from bench import record, tables
 from bench.record import ROOT
 
-README = ROOT / "README.md"
-# Name of a table in the README to the section that it is made from, its function, and what measures it.
+# Pages with marked tables.
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/forecasting.md"))
+# Sections with one document per model instead of one per machine.
+BY_MODEL = ("accuracy", "ltsf", "strategies")
+# Name of a marked table to the section that it is made from, its function, and what measures it.
 TABLES: dict[str, tuple[str, Callable[[Sequence[Any]], str], str]] = {
     "training": ("train", tables.training, "make bench-cpu"),
     "generator": ("synth", tables.generator, "make bench-cpu"),
     "forecasting": ("forecast", tables.forecasting, "make bench-cpu"),
     "peers": ("peers", tables.peers, "python -m bench.peers"),
-    "accuracy": ("accuracy", tables.accuracy, "tinytsm evaluate"),
+    "accuracy": ("accuracy", tables.accuracy, "tinytsm evaluate --kinds gift"),
+    "ltsf": ("ltsf", tables.ltsf, "tinytsm evaluate --kinds ltsf"),
+    "strategies": ("strategies", tables.strategies, "tinytsm study strategies"),
 }
 _MARKED = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
 
 
 def documents(results: Path, section: str) -> list[dict[str, Any]]:
-    """What is committed of a section; accuracy has one document per model instead of one per machine."""
-    if section == "accuracy":
-        return record.read_accuracy(results)
+    """What is committed of a section."""
+    if section in BY_MODEL:
+        return record.by_model(results, section)
     return record.read_all(results, section)
 
 
-def readme(text: str, results: Path) -> str:
-    """The README with every marked table rebuilt. Raises ValueError for a marker that names no table."""
+def marked(text: str, results: Path) -> str:
+    """A page with every marked table rebuilt. Raises ValueError for a marker that names no table."""
 
     def rebuilt(match: re.Match[str]) -> str:
         opening, name, _, closing = match.groups()
         if name not in TABLES:
-            raise ValueError(f"README.md marks a table {name!r}; there are {', '.join(TABLES)}")
+            raise ValueError(f"a page marks a table {name!r}; there are {', '.join(TABLES)}")
         section, build, command = TABLES[name]
         found = documents(results, section)
         body = build(found) if found else f"Not measured yet: `{command}`."
@@ -75,11 +81,11 @@ def _folder(document: Any) -> str:
 
 def outputs(results: Path) -> dict[Path, str]:
     """Every text that follows from the results, by path."""
-    texts = {}
+    texts: dict[Path, str] = {}
     # other folders hold trials
     if results.resolve() == record.RESULTS:
-        texts[README] = readme(README.read_text(), results)
-    for folder in sorted(p for p in results.glob("*") if p.is_dir() and p.name != "accuracy"):
+        texts |= {page: marked(page.read_text(), results) for page in PAGES}
+    for folder in sorted(p for p in results.glob("*") if p.is_dir() and p.name not in BY_MODEL):
         page = machine_report(folder)
         if page is not None:
             texts[folder / "report.md"] = page
@@ -89,7 +95,7 @@ def outputs(results: Path) -> dict[Path, str]:
 def accept(
     source: Path, results: Path, *, name: str, preset: str, label: str, trained: str
 ) -> Path:
-    """Keep a results file of `tinytsm evaluate`, without the paths of the machine that made it."""
+    """Keep a results file, without the paths of the machine that made it, and of a study's without single tasks."""
     import torch
 
     from tinytsm.config import PRESETS
@@ -101,7 +107,12 @@ def accept(
     with torch.device("meta"):
         parameters = sum(p.numel() for p in Model(PRESETS[preset]).parameters())
     head = {"label": label, "trained": trained, "parameters": parameters}
-    path = results / "accuracy" / f"{name}.json"
+    if "records" in document:
+        section = "strategies"
+        document.pop("tasks")
+    else:
+        section = "accuracy" if "gift" in document["summary"] else "ltsf"
+    path = results / section / f"{name}.json"
     record.write_json(head | document, path)
     return path
 

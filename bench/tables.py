@@ -6,6 +6,8 @@ A column that no row fills is left out, so a CPU's table has no device memory an
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tinytsm import study_strategies
+
 Row = Mapping[str, Any]
 Document = Mapping[str, Any]
 # Heading, key of the row, and how its value is written.
@@ -37,6 +39,37 @@ PUBLISHED_MILLIONS = {
     "sundial_base_128m": 128,
     "TimesFM-2.5": 200,
 }
+# Groups of tasks beside each other, as `tinytsm evaluate` names them, and how.
+_GROUPS = {
+    "all": "tasks",
+    "published": "published tasks",
+    "energy and sensors": "energy and sensor tasks",
+}
+# Zero-shot long-term scores as the makers of Timer-XL (arXiv:2410.04803, table 13) print them, means over horizons.
+_PUBLISHED_LTSF: list[dict[str, Any]] = [
+    {
+        "model": f"{name}, published",
+        "parameters": size,
+    }
+    | {
+        dataset: {"mse": mse, "mae": mae}
+        for dataset, (mse, mae) in zip(("etth1", "etth2", "ettm1", "ettm2"), scores, strict=True)
+    }
+    for name, size, scores in (
+        ("Timer-XL", "84 M", ((0.404, 0.417), (0.347, 0.388), (0.373, 0.392), (0.273, 0.336))),
+        (
+            "Time-MoE base",
+            "113 M",
+            ((0.400, 0.424), (0.366, 0.404), (0.394, 0.415), (0.317, 0.365)),
+        ),
+        ("Moirai small", "14 M", ((0.428, 0.427), (0.361, 0.384), (0.436, 0.410), (0.307, 0.347))),
+        (
+            "Chronos-T5 base",
+            "200 M",
+            ((0.591, 0.468), (0.405, 0.410), (0.645, 0.500), (0.310, 0.350)),
+        ),
+    )
+]
 
 
 def figure(value: float) -> str:
@@ -180,19 +213,15 @@ def accuracy(documents: Sequence[Document]) -> str:
                 "model": f"**{d['label']}**",
                 "parameters": _parameters(d["parameters"]),
                 "trained": d["trained"],
-                "all": gift["all"]["scores"]["model"],
-                "published": gift.get("published", {"scores": {}})["scores"].get("model"),
             }
+            | _of_groups(gift, "model")
         )
     rows.sort(key=lambda row: row["all"]["mase"])
     summary = documents[0]["summary"]
     gift = summary["gift"]
-    for name, scores in gift["all"]["scores"].items():
+    for name in gift["all"]["scores"]:
         if name != "model":
-            published = gift.get("published", {"scores": {}})["scores"].get(name)
-            rows.append(
-                {"model": name, "trained": "each series", "all": scores, "published": published}
-            )
+            rows.append({"model": name, "trained": "each series"} | _of_groups(gift, name))
     shown = summary.get("published", {"scores": {}})["scores"]
     for name, (title, size, trained) in _PUBLISHED.items():
         if name in shown:
@@ -208,15 +237,50 @@ def accuracy(documents: Sequence[Document]) -> str:
     def pair(scores: Mapping[str, float]) -> str:
         return f"{score(scores['mase'])}, {score(scores['crps'])}"
 
-    tasks = {key: gift[key]["tasks"] for key in ("all", "published") if key in gift}
     columns: list[Column] = [
         ("model", "model", str),
         ("parameters", "parameters", str),
         ("trained on", "trained", str),
-        (f"{tasks['all']} tasks: MASE, CRPS", "all", pair),
-        (f"{tasks.get('published')} published tasks: MASE, CRPS", "published", pair),
     ]
+    for group, label in _GROUPS.items():
+        if group in gift:
+            columns.append((f"{gift[group]['tasks']} {label}: MASE, CRPS", group, pair))
     return markdown(rows, columns)
+
+
+def _of_groups(gift: Mapping[str, Any], who: str) -> dict[str, Any]:
+    return {group: gift[group]["scores"].get(who) for group in _GROUPS if group in gift}
+
+
+def ltsf(documents: Sequence[Document]) -> str:
+    """Plain means over horizons by data set, in standardised units, of ours, seasonal naive, and published models."""
+    first = documents[0]["summary"]["averages"]
+    datasets = list(first)
+
+    def pair(scores: Mapping[str, float]) -> str:
+        return f"{score(scores['mse'])}, {score(scores['mae'])}"
+
+    rows: list[dict[str, Any]] = []
+    for d in documents:
+        averages = d["summary"]["averages"]
+        found = {name: averages[name]["scores"] for name in datasets if name in averages}
+        named = {"model": f"**{d['label']}**", "parameters": _parameters(d["parameters"])}
+        rows.append(named | {name: scores["model"] for name, scores in found.items()})
+    naive = {name: of["scores"]["seasonal_naive"] for name, of in first.items()}
+    rows.append({"model": "seasonal naive"} | naive)
+    rows += _PUBLISHED_LTSF
+    columns: list[Column] = [("model", "model", str), ("parameters", "parameters", str)]
+    columns += [(f"{name.upper()}: MSE, MAE", name, pair) for name in datasets]
+    text = markdown(rows, columns)
+    stride = documents[0]["settings"]["ltsf_stride"]
+    return text if stride == 1 else f"{text}\n\nOurs: one window in {stride}."
+
+
+def strategies(documents: Sequence[Document]) -> str:
+    return "\n\n".join(
+        f"{d['label']}, {d['trained']}:\n\n{study_strategies.render(d['records'])}"
+        for d in documents
+    )
 
 
 def kernels(documents: Sequence[Document]) -> str:

@@ -1,5 +1,6 @@
 """What every test shares: seeds that depend on nothing but the test, and the `gpu` marker.
 
+Hypothesis draws the same examples in every run: the long search with other seeds is `python -m tests.fuzz`.
 Torch is imported only when a test asks for it, so that tests of the generator and the layout start at once.
 Warnings are errors: pyproject.toml says so.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from tinytsm import TinyTSM
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -108,6 +108,7 @@ def options(rng: np.random.Generator) -> ForecastOptions:
         effort=str(rng.choice(list(EFFORTS))),  # type: ignore[arg-type]
         strides=strides,
         symmetry=(None, True, False)[rng.integers(3)],
+        augment=(None, True, False)[rng.integers(3)],
         nonnegative=bool(rng.integers(4) == 0),
         integer=bool(rng.integers(4) == 0),
     )
@@ -148,9 +149,8 @@ def check_call(
     assert torch.equal(mean, results[again][1]), f"the mean of input {again} depends on its call"
 
 
-def check_table(forecaster: TinyTSM, rng: np.random.Generator, path: Path) -> None:
-    """A CSV of generated fields is either refused with one line or forecast. Raises AssertionError or worse."""
-    path.write_bytes(csv_text(rng))
+def check_file(forecaster: TinyTSM, path: Path) -> None:
+    """A CSV file is either refused with one line or forecast. Raises AssertionError or worse."""
     try:
         frame = frames.read_table(path)
         layout, _ = frames.infer_layout(frame)
@@ -218,7 +218,9 @@ def _run(forecasters, folder, inputs, seed, at_once, progress):
                 chosen=options(rng),
             )
             for _ in range(4):
-                check_table(forecasters[0], rng, folder / "table.csv")
+                table = folder / "table.csv"
+                table.write_bytes(csv_text(rng))
+                check_file(forecasters[0], table)
         except Exception as error:
             raise AssertionError(f"call {call} of seed {seed}: {error}") from error
     return calls

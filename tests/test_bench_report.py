@@ -32,25 +32,25 @@ def test_committed_texts_follow_from_the_committed_results():
 def test_a_marked_table_is_replaced_and_all_else_left(tmp_path):
     record.write(forecast_document(), tmp_path)
     text = "before\n<!-- bench:forecasting -->\nold\n<!-- /bench:forecasting -->\nafter\n"
-    made = report.readme(text, tmp_path)
+    made = report.marked(text, tmp_path)
     assert made.startswith("before\n<!-- bench:forecasting -->\n\n| preset | batch |")
     assert made.endswith("\n\n<!-- /bench:forecasting -->\nafter\n")
     assert "| nano | 64 | 512 | 96 | 120 | 532 |" in made and "old" not in made
     assert "From a new process to the first forecast: nano 2.3 s." in made
     assert "AMD EPYC, 2 cores, 2 threads; torch 2.13.0; commit abc, 2026-01-01" in made
     # a second pass changes nothing
-    assert report.readme(made, tmp_path) == made
+    assert report.marked(made, tmp_path) == made
 
 
 def test_a_table_without_results_says_how_to_measure_it(tmp_path):
     text = "<!-- bench:peers -->\n<!-- /bench:peers -->\n"
-    assert "Not measured yet: `python -m bench.peers`." in report.readme(text, tmp_path)
+    assert "Not measured yet: `python -m bench.peers`." in report.marked(text, tmp_path)
 
 
 def test_a_marker_must_name_a_table(tmp_path):
     text = "<!-- bench:nonsense -->\n<!-- /bench:nonsense -->\n"
     with pytest.raises(ValueError, match="marks a table 'nonsense'; there are training"):
-        report.readme(text, tmp_path)
+        report.marked(text, tmp_path)
 
 
 def test_check_finds_a_page_that_does_not_follow(tmp_path, capsys):
@@ -69,34 +69,62 @@ def test_check_finds_a_page_that_does_not_follow(tmp_path, capsys):
     assert "999" in page.read_text()
 
 
-def accepted(tmp_path):
-    scores = {"mase": 0.8437, "crps": 0.6496}
-    group = {"tasks": 66, "scores": {"model": scores, "Theta": {"mase": 0.934, "crps": 1.122}}}
+def accepted(tmp_path, section, results):
     source = tmp_path / "results.json"
-    source.write_text(
-        json.dumps(
-            {
-                "settings": {"manifest": "m", "model_path": "/home/me/runs", "pack": "/data"},
-                "summary": {
-                    "gift": {"all": group, "published": group | {"tasks": 21}},
-                    "published": {"scores": {"TempoPFN": {"mase": 0.722, "crps": 0.594}}},
-                },
-            }
-        )
-    )
+    source.write_text(json.dumps(results))
     flags = ["--name", "one", "--preset", "nano", "--label", "nano, an hour", "--trained", "series"]
     assert report.main(["--accept", str(source), *flags, "--results", str(tmp_path)]) == 0
-    return json.loads((tmp_path / "accuracy" / "one.json").read_text())
+    return json.loads((tmp_path / section / "one.json").read_text())
 
 
 def test_an_accepted_evaluation_leaves_its_machine_behind(tmp_path):
-    document = accepted(tmp_path)
+    scores = {"mase": 0.8437, "crps": 0.6496}
+    group = {"tasks": 66, "scores": {"model": scores, "Theta": {"mase": 0.934, "crps": 1.122}}}
+    results = {
+        "settings": {"manifest": "m", "model_path": "/home/me/runs", "pack": "/data"},
+        "summary": {
+            "gift": {"all": group, "published": group | {"tasks": 21}},
+            "published": {"scores": {"TempoPFN": {"mase": 0.722, "crps": 0.594}}},
+        },
+    }
+    document = accepted(tmp_path, "accuracy", results)
     assert document["settings"] == {"manifest": "m"}
     assert 1.7e6 < document["parameters"] < 1.8e6
-    made = report.readme("<!-- bench:accuracy -->\n<!-- /bench:accuracy -->", tmp_path)
+    made = report.marked("<!-- bench:accuracy -->\n<!-- /bench:accuracy -->", tmp_path)
     assert "| **nano, an hour** | 1.76 M | series | .844, .650 | .844, .650 |" in made
     assert "| Theta |  | each series | .934, 1.122 | .934, 1.122 |" in made
     assert "| TempoPFN, published | 38 M | synthetic |  | .722, .594 |" in made
+
+
+def test_long_term_means_stand_beside_published_ones(tmp_path):
+    def means(mse):
+        return {"horizons": [96], "scores": {"model": {"mse": mse, "mae": 0.4}} | naive}
+
+    naive = {"seasonal_naive": {"mse": 0.6, "mae": 0.5}}
+    results = {
+        "settings": {"ltsf_stride": 4},
+        "summary": {"ltsf": {}, "averages": {"etth1": means(0.41), "vic_elec": means(0.3)}},
+    }
+    accepted(tmp_path, "ltsf", results)
+    made = report.marked("<!-- bench:ltsf -->\n<!-- /bench:ltsf -->", tmp_path)
+    assert "| model | parameters | ETTH1: MSE, MAE | VIC_ELEC: MSE, MAE |" in made
+    assert "| **nano, an hour** | 1.76 M | .410, .400 | .300, .400 |" in made
+    assert "| seasonal naive |  | .600, .500 | .600, .500 |" in made
+    assert "| Timer-XL, published | 84 M | .404, .417 |  |" in made
+    assert "Ours: one window in 4." in made
+
+
+def test_a_study_is_kept_without_its_tasks(tmp_path):
+    group = {"tasks": 66, "mase": 0.8, "crps": 0.6}
+    record = {
+        "strategy": "one pass", "effort": "fast", "windows": 9, "all_windows": 9, "groups": {"all": group},
+        "covered": 0.79, "error": 0.04, "per_second": 99.6, "cpu_seconds": 1.0, "cost": 1.0,
+    }  # fmt: skip
+    results = {"settings": {}, "tasks": {"one pass": {}}, "records": [record]}
+    assert "tasks" not in accepted(tmp_path, "strategies", results)
+    made = report.marked("<!-- bench:strategies -->\n<!-- /bench:strategies -->", tmp_path)
+    assert "nano, an hour, series:" in made
+    assert "| one pass | `fast` | .800, .600 | 79.0 % | .040 | 100 | 1.00 |" in made
 
 
 def test_accept_wants_all_that_the_table_says(tmp_path, capsys):

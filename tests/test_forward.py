@@ -74,21 +74,24 @@ def test_other_faults_are_not_retried(forecaster: TinyTSM, monkeypatch: pytest.M
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("effort", ["fast", "best"])
+@pytest.mark.parametrize(
+    "options", [{"effort": "fast"}, {"effort": "best"}, {"effort": "fast", "augment": True}]
+)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_batches_of_every_size_give_the_same_bits(
-    forecaster: TinyTSM, effort, precision: torch.dtype, rng: np.random.Generator
+    forecaster: TinyTSM, options: dict, precision: torch.dtype, rng: np.random.Generator
 ) -> None:
     forecaster.model.block_dtype = precision
+    forecaster = forecaster.with_options(**options)
     own = [rng.normal(size=n).cumsum() for n in (40, 700)] + [rng.normal(size=(3, 90)).cumsum(1)]
-    alone = [forecaster.predict_quantiles([x], 20, effort=effort)[0][0] for x in own]
+    alone = [forecaster.predict_quantiles([x], 20)[0][0] for x in own]
     mates = [
         rng.normal(size=rng.integers(1, 900)) * 10.0 ** rng.integers(-9, 9) for _ in range(257)
     ]
     for size in (1, 2, 3, 17, 64, 255, 257):
         for slot in {0, size // 2, size}:
             batch = [*mates[:slot], *own, *mates[slot:size]]
-            quantiles, _ = forecaster.predict_quantiles(batch, 20, effort=effort)
+            quantiles, _ = forecaster.predict_quantiles(batch, 20)
             for i, wanted in enumerate(alone):
                 assert torch.equal(quantiles[slot + i].squeeze(), wanted.squeeze())
 

@@ -1,6 +1,7 @@
-"""A little of the long fuzz, and Hypothesis on what it draws less freely: values, levels, bytes of a table."""
+"""A little of the long fuzz, and Hypothesis on what it draws less freely: values, options, objects, bytes of a table."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests import fuzz
-from tinytsm import TinyTSM, frames
+from tinytsm import TinyTSM
 from tinytsm.options import ForecastOptions
 
 
@@ -28,21 +29,41 @@ def test_a_failure_names_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
         fuzz.run(inputs=10, seed=5)
 
 
-@settings(max_examples=40, deadline=None)
+OPTIONS = st.builds(
+    ForecastOptions,
+    effort=st.sampled_from(["fast", "standard", "best"]),
+    strides=st.none() | st.just("auto") | st.lists(st.integers(1, 9), min_size=1, unique=True),
+    symmetry=st.none() | st.booleans(),
+    augment=st.none() | st.booleans(),
+    nonnegative=st.booleans(),
+    integer=st.booleans(),
+)
+# any shape that may be a forecaster's input, and many that may not
+NUMBERS = st.floats(width=64) | st.integers() | st.none() | st.booleans() | st.text(max_size=3)
+THINGS = st.recursive(NUMBERS, lambda inner: st.lists(inner, max_size=4), max_leaves=12)
+
+
+@settings(max_examples=60)
 @given(
     st.lists(
         hnp.arrays(
-            np.float64, st.integers(1, 40), elements=st.floats(allow_infinity=False, width=64)
+            st.sampled_from([np.float64, np.float32, np.int64]),
+            st.tuples(st.integers(1, 40)) | st.tuples(st.integers(1, 4), st.integers(1, 40)),
+            elements={"allow_infinity": False},
         ),
         min_size=1,
         max_size=3,
     ),
     st.integers(1, 60),
     st.lists(st.floats(1e-9, 1 - 1e-9), min_size=1, max_size=4),
-    st.sampled_from(["fast", "standard", "best"]),
+    OPTIONS,
 )
-def test_any_values_and_levels(
-    forecaster: TinyTSM, inputs: list[np.ndarray], horizon: int, levels: list[float], effort
+def test_any_values_levels_and_options(
+    forecaster: TinyTSM,
+    inputs: list[np.ndarray],
+    horizon: int,
+    levels: list[float],
+    options: ForecastOptions,
 ) -> None:
     fuzz.check_call(
         forecaster,
@@ -50,27 +71,46 @@ def test_any_values_and_levels(
         np.random.default_rng(0),
         horizon=horizon,
         levels=levels,
-        chosen=ForecastOptions(effort=effort),
+        chosen=options,
     )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@settings(max_examples=200)
+@given(
+    THINGS | st.lists(THINGS, max_size=3),
+    st.just(4) | st.integers(-2, 9) | NUMBERS,
+    st.just([0.5]) | st.lists(st.floats(), max_size=3),
 )
+def test_anything_is_forecast_or_an_error_with_words(
+    forecaster: TinyTSM, inputs: Any, horizon: Any, levels: list[float]
+) -> None:
+    try:
+        quantiles, mean = forecaster.predict_quantiles(inputs, horizon, levels)
+    except ValueError as error:
+        assert str(error).strip()
+    else:
+        for one in (*quantiles, *mean):
+            assert bool(one.isfinite().all())
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=80),
         st.text(alphabet='date,y;\t|\n\r"0123456789-.:eE+ NaninfT', max_size=120).map(str.encode),
+        # rows of a table with a few fields spoilt
+        st.lists(
+            st.tuples(
+                st.dates().map(str) | st.text(max_size=4),
+                st.floats().map(repr) | st.text(max_size=4),
+            ).map(",".join),
+            max_size=8,
+        ).map(lambda rows: "\n".join(["date,y", *rows]).encode()),
     )
 )
-def test_any_bytes_are_a_table_or_an_error_with_words(tmp_path: Path, data: bytes) -> None:
+def test_any_bytes_are_forecast_or_an_error_with_words(
+    forecaster: TinyTSM, tmp_path: Path, data: bytes
+) -> None:
     path = tmp_path / "any.csv"
     path.write_bytes(data)
-    try:
-        table = frames.read_table(path)
-        layout, _ = frames.infer_layout(table)
-        series, _ = frames.split_frame(table, layout)
-    except frames.InputError as error:
-        assert str(error).strip()
-    else:
-        assert all(np.isfinite(one.values).any() for one in series)
+    fuzz.check_file(forecaster, path)

@@ -12,6 +12,7 @@ from tinytsm.forward import Forward, Query
 from tinytsm.inference import _periods, choose_strides, forecast_items, interleave, phases
 from tinytsm.inputs import Item
 from tinytsm.model import Model
+from tinytsm.options import Strategy
 
 SMALL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
@@ -53,7 +54,9 @@ class Continue(Forward):
 def test_phases_interleave_to_the_steps_that_follow(stride: int, length: int, steps: int) -> None:
     # a counter: phase by phase it is again one, of larger steps, so the next steps are known exactly
     item = Item(np.arange(float(steps))[None], EPS)
-    ((quantiles, mean),) = forecast_items([item], length, forward=Continue(), strides=(stride,))
+    ((quantiles, mean),) = forecast_items(
+        [item], length, forward=Continue(), strategy=Strategy((stride,), symmetry=False)
+    )
     assert mean[0].tolist() == list(range(steps, steps + length))
     assert quantiles.shape == (1, length, 9) and (quantiles[..., 4] == mean).all()
 
@@ -121,6 +124,68 @@ def test_efforts_are_their_parts(forecaster: TinyTSM, rng: np.random.Generator) 
     assert torch.equal(predict(forecaster.with_options(effort="fast"), x, 20), fast)
 
 
+class Record(Continue):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries: list[Query] = []
+
+    def run(self, queries):
+        self.queries += queries
+        return super().run(queries)
+
+
+def test_companions_stand_beside_a_series_and_are_not_forecast(rng: np.random.Generator) -> None:
+    season = np.tile(rng.normal(size=24), 20)
+    pair = rng.normal(size=(2, 50))
+    forward = Record()
+    forecasts = forecast_items(
+        [Item(season[None] * 1e300, EPS), Item(pair, EPS)],
+        5,
+        forward=forward,
+        strategy=Strategy((1,), symmetry=False, augment=True),
+    )
+    assert [q.shape for q, _ in forecasts] == [(1, 5, 9), (2, 5, 9)]
+    beside, own = (query.values for query in forward.queries)
+    assert np.array_equal(own, pair)
+    assert np.array_equal(beside[0], season * 1e300)
+    # the value a period before, the change, and the mean of a period, up to level and scale
+    wanted = (season[:400], np.diff(season)[23:423])
+    for got, want in zip(beside[1:3, 24:424], wanted, strict=True):
+        assert np.corrcoef(got, want)[0, 1] == pytest.approx(1, abs=1e-6)
+    assert np.ptp(beside[3, 24:]) < 1e-6
+
+
+def test_phases_of_companions_are_those_of_all_steps() -> None:
+    # made before the series is cut into phases: the change is that of one step, not of four
+    forward = Record()
+    strategy = Strategy((4,), symmetry=False, augment=True)
+    forecast_items([Item(np.arange(80.0)[None], EPS)], 4, forward=forward, strategy=strategy)
+    assert [query.values.shape for query in forward.queries] == [(4, 20)] * 4
+    step = np.diff(forward.queries[0].values[1])
+    assert np.allclose(forward.queries[0].values[2][1:] * 4, step[-1])
+
+
+def test_augmentation_changes_the_forecast_and_keeps_its_contract(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    x = rng.normal(size=300).cumsum()
+    plain, augmented = (predict(forecaster, x, 40, augment=a) for a in (False, True))
+    assert augmented.shape == plain.shape and not torch.allclose(augmented, plain)
+    assert (augmented.diff(dim=-1) >= 0).all()
+    assert (predict(forecaster, np.full(40, 7.0), 9, augment=True) == 7.0).all()
+    assert (predict(forecaster, [np.nan] * 5, 9, augment=True) == 0.0).all()
+    # variates of its own have no companions
+    pair = rng.normal(size=(2, 90))
+    for a, b in zip(
+        forecaster.predict_quantiles([pair], 9, augment=True),
+        forecaster.predict_quantiles([pair], 9),
+        strict=True,
+    ):
+        assert torch.equal(a[0], b[0])
+
+
 @pytest.mark.parametrize(
     ("steps", "length", "period", "strides"),
     [
@@ -158,12 +223,19 @@ def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) 
     gappy = items[-1].values.copy()
     gappy[0, 3030:3040] = np.nan
     items.append(Item(gappy, EPS))
-    ask = functools.partial(_periods, length=SMALL.horizon_length, config=SMALL, by_rule=True)
+    by_rule, augmented = (
+        Strategy(None, symmetry=False),
+        Strategy((1,), symmetry=False, augment=True),
+    )
+    ask = functools.partial(_periods, length=SMALL.horizon_length, config=SMALL, strategy=by_rule)
     together = ask(items)
     assert together == [ask([item])[0] for item in items]
     assert together[-4:] == [7, 24, 50, 50]
     # nothing to look for where nothing depends on it
-    assert set(_periods(items, 10, config=SMALL, by_rule=True)) == {0}
+    assert set(_periods(items, 10, config=SMALL, strategy=by_rule)) == {0}
+    # companions depend on it at every horizon, and stand beside single series only
+    alone = [n if len(item.values) == 1 else 0 for n, item in zip(together, items, strict=True)]
+    assert _periods(items, 10, config=SMALL, strategy=augmented) == alone
 
 
 def test_shapes_hold_the_span() -> None:

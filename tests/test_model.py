@@ -73,6 +73,15 @@ def test_gradients_to_later_inputs_are_exactly_zero_unless_the_norm_leaks(norm: 
     assert (future.abs().max() == 0) == (norm == "dart")
 
 
+@pytest.mark.parametrize("variates", [1, 2])
+@pytest.mark.parametrize("read", [[15], [3, 15], [9, 2]])
+def test_reading_some_tokens_gives_what_they_are(read: list[int], variates: int) -> None:
+    model, x = make_model(n_layers=6), make_series()
+    whole, some = run(model, x, variates), model(x, torch.zeros(len(x)), variates, None, read)
+    for a, b in zip(whole, some, strict=True):
+        torch.testing.assert_close(a[:, read], b, rtol=1e-5, atol=1e-6)
+
+
 def test_truncating_the_future_changes_nothing_but_rounding() -> None:
     model, x = make_model(), make_series()
     whole, part = run(model, x), run(model, x[:, : 8 * SMALL.patch])

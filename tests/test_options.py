@@ -31,27 +31,30 @@ def parsed(*flags: str) -> ForecastOptions:
 
 
 def test_an_effort_is_overridden_part_by_part() -> None:
-    assert ForecastOptions(effort="fast").strategy == ((1,), False)
-    assert ForecastOptions(effort="best").strategy == (None, True)
-    assert ForecastOptions(effort="best", strides=[2, 4]).strategy == ((2, 4), True)
-    assert ForecastOptions(effort="fast", strides="auto").strategy == (None, False)
-    assert ForecastOptions(effort="fast", symmetry=True).strategy == ((1,), True)
+    assert ForecastOptions(effort="fast").strategy == ((1,), False, False)
+    assert ForecastOptions(effort="best").strategy == (None, True, False)
+    assert ForecastOptions(effort="best", strides=[2, 4]).strategy == ((2, 4), True, False)
+    assert ForecastOptions(effort="fast", strides="auto").strategy == (None, False, False)
+    assert ForecastOptions(effort="fast", symmetry=True).strategy == ((1,), True, False)
+    assert ForecastOptions(effort="fast", augment=True).strategy == ((1,), False, True)
     assert ForecastOptions(strides=(3, 5)).longest_stride == 5
     assert ForecastOptions(strides="auto").longest_stride == options.MAX_STRIDE
 
 
 def test_flags_say_the_same() -> None:
     assert parsed() == ForecastOptions()
-    flags = "--effort best --strides 1,4 --no-symmetry --nonnegative --integer --batch-size 32"
+    flags = "--effort best --strides 1,4 --no-symmetry --augment --nonnegative --integer --batch-size 32"
     assert parsed(*flags.split()) == ForecastOptions(
         effort="best",
         strides=(1, 4),
         symmetry=False,
+        augment=True,
         nonnegative=True,
         integer=True,
         batch_size=32,
     )
     assert parsed("--strides", "auto").strides == "auto"
+    assert parsed("--no-augment").augment is False
 
 
 @pytest.mark.parametrize(

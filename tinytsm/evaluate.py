@@ -88,20 +88,22 @@ def score(
 ) -> dict[str, Any]:
     """A forecaster's scores on a task (`metrics.Scores.result`; mse and mae alone for ltsf), with counts and seconds.
 
+    Seconds are those of the forecaster alone, by the clock and of all its threads together (cpu_seconds).
     chunk: windows forecast at a time, which bounds the memory. advance: called with the count of windows after each.
     """
     series = read_series(task)
     # long-term scores need the median and the mean only
     levels = (*metrics.LEVELS, *metrics.INTERVAL) if task.kind == "gift" else (0.5,)
-    total, forecasts, seconds = metrics.Scores(levels=levels), 0, 0.0
+    total, forecasts, seconds, cpu_seconds = metrics.Scores(levels=levels), 0, 0.0, 0.0
     pairs = windows(task, series, stride=stride, max_windows=max_windows)
     while batch := list(itertools.islice(pairs, chunk)):
         contexts = [context for context, _ in batch]
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         quantiles, mean = forecaster.predict_quantiles(
             contexts, prediction_length=task.horizon, quantile_levels=list(levels)
         )
         seconds += time.perf_counter() - began
+        cpu_seconds += time.process_time() - cpu_began
         units = None
         if task.kind == "gift":
             units = [metrics.seasonal_error(x, task.season_length) for x in contexts]
@@ -120,7 +122,11 @@ def score(
     result = total.result()
     if task.kind == "ltsf":
         result = {key: result[key] for key in ("mse", "mae", "points")}
-    return result | {"forecasts": forecasts, "seconds": round(seconds, 3)}
+    return result | {
+        "forecasts": forecasts,
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds, 3),
+    }
 
 
 def record(
@@ -168,6 +174,12 @@ def _write_text(path: Path, text: str) -> None:
     write_atomic(path, write)
 
 
+def versions() -> dict[str, str]:
+    """What computed the results."""
+    own = {"tinytsm": __version__, "python": platform.python_version()}
+    return own | {module: importlib.metadata.version(module) for module in ("numpy", "torch")}
+
+
 def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The finished tasks of a results file. Raises PackError if they were scored under other settings."""
     document = read_json(path)
@@ -180,8 +192,8 @@ def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
     return field_of(document, "tasks", path)
 
 
-def _fingerprint(files: Sequence[Path]) -> str:
-    """Of names and contents, so that scores of two models or packs never mix in one results file."""
+def fingerprint(files: Sequence[Path]) -> str:
+    """A hash of names and contents, so that scores of two models or packs never mix in one results file."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -298,7 +310,7 @@ def _run(args: argparse.Namespace) -> int:
     tasks, manifests, baselines, published = _source(args)
     # what must agree before a results file is added to
     settings = {
-        "manifest": _fingerprint(manifests),
+        "manifest": fingerprint(manifests),
         "model": None,
         "ltsf_stride": args.ltsf_stride,
         "max_windows": args.max_windows,
@@ -317,7 +329,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.model is not None:
         forecaster, files = load_model(args.model, args.device, args.options)
         name = args.model.resolve().name
-        settings["model"] = f"{name} {_fingerprint(files)}"
+        settings["model"] = f"{name} {fingerprint(files)}"
     done: dict[str, Any] = {}
     if args.resume and args.output.exists():
         done = read_results(args.output, settings=settings)
@@ -326,10 +338,9 @@ def _run(args: argparse.Namespace) -> int:
         "pack": str(args.pack or args.gift_eval),
         "device": args.device,
     }
-    versions = {module: importlib.metadata.version(module) for module in ("numpy", "torch")}
     document: dict[str, Any] = {
         "settings": settings | where | {"chunk": args.chunk},
-        "versions": {"tinytsm": __version__, "python": platform.python_version()} | versions,
+        "versions": versions(),
         "tasks": done,
     }
     print(json.dumps(document["settings"]), file=sys.stderr)

@@ -189,7 +189,7 @@ class TinyTSM:
                     [piece for item in pieces for piece in item],
                     length,
                     forward=forward,
-                    strides=strategy.strides,
+                    strategy=strategy,
                 )
             )
             for item, (_, single) in zip(pieces, chunk, strict=True):

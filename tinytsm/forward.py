@@ -187,11 +187,14 @@ class Forward:
         lost = torch.from_numpy(resolution.astype(np.float32))
         if self.symmetric:
             rows, lost, present = torch.cat((rows, -rows)), lost.repeat(2), present.repeat(2)
+        # the last missing token is read where the newest one does not reach
+        newest, last = shape.tokens - shape.extra - 1, shape.tokens - 1
         tokens = self.model(
             rows.to(self.device),
             lost.to(self.device),
             shape.variates,
             present.to(self.device) if shape.variates > 1 else None,
+            [newest] if patches <= self.config.horizon_patches else [newest, last],
         )
         mean, quantiles = self._read(tokens, shape, patches)
         mean, quantiles = mean.cpu().double(), quantiles.cpu().double()
@@ -202,13 +205,12 @@ class Forward:
 
     def _read(self, tokens: Tokens, shape: Shape, patches: int) -> tuple[Tensor, Tensor]:
         """Mean and quantiles of the next patches: the newest token's, then those of the last missing one."""
-        newest = shape.tokens - shape.extra - 1
         near = min(patches, self.config.horizon_patches)
-        mean, quantiles = self.model.forecast(tokens, newest, near)
+        mean, quantiles = self.model.forecast(tokens, 0, near)
         if patches == near:
             return mean, quantiles
         # the last missing token says nothing of the patches that it stands on
-        far_mean, far = self.model.forecast(tokens, shape.tokens - 1, patches - shape.extra)
+        far_mean, far = self.model.forecast(tokens, 1, patches - shape.extra)
         start = (near - shape.extra) * self.config.patch
         return (
             torch.cat((mean, far_mean[:, start:]), 1),

@@ -3,7 +3,8 @@
 Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
 stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
-level by level. Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back.
+level by level. Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back. Feature
+augmentation forecasts a series beside companions made from it.
 """
 
 import math
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from tinytsm import period
+from tinytsm.companions import companions
 from tinytsm.config import ModelConfig
 from tinytsm.forward import Forward, Query
 from tinytsm.inputs import Item
-from tinytsm.options import MAX_STRIDE
+from tinytsm.options import MAX_STRIDE, Strategy
 from tinytsm.quantiles import average
 from tinytsm.rows import centre
 
@@ -57,46 +59,61 @@ def choose_strides(
 
 
 def forecast_items(
-    items: Sequence[Item], length: int, *, forward: Forward, strides: tuple[int, ...] | None
+    items: Sequence[Item], length: int, *, forward: Forward, strategy: Strategy
 ) -> list[tuple[Tensor, Tensor]]:
     """Quantiles (V, H, Q) and mean (V, H) of each item; all phases of all items are run together.
 
-    strides: the same for all items, or None to choose each item's by rule.
+    Symmetry is `forward`'s: it mirrors whatever it runs.
     """
     config = forward.config
     queries: list[Query] = []
     plans: list[list[tuple[int, slice]]] = []  # of each item: strides, and where their phases are
-    cycles = _periods(items, length, config=config, by_rule=strides is None)
+    cycles = _periods(items, length, config=config, strategy=strategy)
     for item, cycle in zip(items, cycles, strict=True):
-        wanted = strides or choose_strides(
+        wanted = strategy.strides or choose_strides(
             item.values.shape[1], length=length, dominant_period=cycle, config=config
         )
+        shown = _beside_companions(item, cycle or config.patch) if strategy.augment else item
         plan = []
         for stride in [s for s in wanted if _shows_all(item, s)] or [1]:
-            found = phases(item, stride, length)
+            found = phases(shown, stride, length)
             plan.append((stride, slice(len(queries), len(queries) + len(found))))
             queries += found
         plans.append(plan)
     forecasts = forward.run(queries)
     results = []
-    for plan in plans:
+    for item, plan in zip(items, plans, strict=True):
+        # companions come after an item's own variates, and have served
+        own = len(item.values)
         members = [interleave(forecasts[at], stride, length) for stride, at in plan]
-        results.append((average([q for q, _ in members]), average([m for _, m in members])))
+        results.append(
+            (average([q[:own] for q, _ in members]), average([m[:own] for _, m in members]))
+        )
     return results
 
 
+def _beside_companions(item: Item, cycle: int) -> Item:
+    """A single series and its companions as one item; an item with variates as it is."""
+    if len(item.values) > 1:
+        return item
+    # each variate is read in a frame of its own, so that companions may have another unit than the series
+    x = centre(item.values, np.array([item.eps])).x[0].astype(np.float64)
+    return item._replace(values=np.concatenate((item.values, companions(x, cycle))))
+
+
 def _periods(
-    items: Sequence[Item], length: int, *, config: ModelConfig, by_rule: bool
+    items: Sequence[Item], length: int, *, config: ModelConfig, strategy: Strategy
 ) -> list[int]:
     """The dominant period of each item's newest steps, 0 where there is none or where nothing depends on it."""
     found = [0] * len(items)
     # items of one shape at once; apart where values are missing, because they are then summed otherwise
     groups: dict[tuple[int, int, bool], list[int]] = {}
     for i, item in enumerate(items):
-        steps = item.values.shape[1]
+        variates, steps = item.values.shape
         # looking for a period takes as long as a pass
         strides = choose_strides(steps, length=length, dominant_period=0, config=config)
-        if by_rule and strides != (1,):
+        by_rule = strategy.strides is None and strides != (1,)
+        if by_rule or strategy.augment and variates == 1:
             newest = item.values[:, -config.context_length :]
             groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
     for (variates, steps, _), members in groups.items():

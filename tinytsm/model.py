@@ -5,6 +5,7 @@ own future; blocks attend over time twice, then once over the variates of an ite
 non-crossing quantiles of the next K patches at once. Letters as in `tinytsm.kernels.reference`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,10 +94,21 @@ class Block(nn.Module):
         return attended.flatten(-2)
 
     def forward(
-        self, x: Tensor, variates: int, present: Tensor | None, backend: str = "auto"
+        self,
+        x: Tensor,
+        variates: int,
+        present: Tensor | None,
+        backend: str = "auto",
+        read: Sequence[int] | None = None,
     ) -> Tensor:
-        """x: (S, N, D). backend: what computes attention, as in `ops.choose_attention`."""
-        x = x + self.attention_out(self.attend(self.attention_norm(x), variates, present, backend))
+        """x: (S, N, D). backend: what computes attention, as in `ops.choose_attention`.
+
+        read: the tokens that are wanted, None for all; the others are attended to and go no further.
+        """
+        attended = self.attend(self.attention_norm(x), variates, present, backend)
+        if read is not None:
+            x, attended = x[:, read], attended[:, read]
+        x = x + self.attention_out(attended)
         return x + self.down(ops.swiglu(self.gate_up(self.mlp_norm(x))))
 
 
@@ -113,8 +125,10 @@ class Model(nn.Module):
         # what computes both attentions, as in `ops.choose_attention`
         self.attention = "auto"
         self.embedding = Embedding(config)
-        kinds = (LAYER_PATTERN[i % len(LAYER_PATTERN)] for i in range(config.n_layers))
+        kinds = [LAYER_PATTERN[i % len(LAYER_PATTERN)] for i in range(config.n_layers)]
         self.blocks = nn.ModuleList(Block(config, kind) for kind in kinds)
+        # after it no token sees another
+        self.last_time_block = max(i for i, kind in enumerate(kinds) if kind == "time")
         self.norm = RMSNorm(config.d_model)
         self.bottleneck = nn.Linear(config.d_model, config.head_rank, bias=False)
         outputs = config.patch * (1 + len(QUANTILES))
@@ -139,17 +153,26 @@ class Model(nn.Module):
             p.normal_(0.0, std, generator=generator)
 
     def forward(
-        self, x: Tensor, resolution: Tensor, variates: int = 1, present: Tensor | None = None
+        self,
+        x: Tensor,
+        resolution: Tensor,
+        variates: int = 1,
+        present: Tensor | None = None,
+        read: Sequence[int] | None = None,
     ) -> Tokens:
         """x: (S, T) centred series, NaN where missing, T a multiple of P. resolution: (S,). present: (S,) bool.
 
-        An item's `variates` series are adjacent. Nothing after a token's last step enters it.
+        An item's `variates` series are adjacent. Nothing after a token's last step enters it. read: the tokens that are
+        wanted, in this order, None for all: where attention over time is done, the others are dropped.
         """
         h, loc, scale, weight = self.embedding(x, resolution)
+        if read is not None:
+            loc, scale, weight = loc[:, read], scale[:, read], weight[:, read]
         autocast = self.block_dtype == torch.bfloat16
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            for block in self.blocks:
-                h = block(h, variates, present, self.attention)
+            for i, block in enumerate(self.blocks):
+                last = read if i == self.last_time_block else None
+                h = block(h, variates, present, self.attention, last)
         h = nn.functional.silu(self.bottleneck(self.norm(h)))
         return Tokens(h, loc, scale, weight)
 

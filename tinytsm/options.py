@@ -11,10 +11,14 @@ MAX_STRIDE = 8
 
 
 class Strategy(NamedTuple):
-    """strides: of SIFI, averaged; None for the rule's. symmetry: whether the mirrored series is forecast too."""
+    """strides: of SIFI, averaged; None for the rule's. symmetry: whether the mirrored series is forecast too.
+
+    augment: whether a series has companions beside it.
+    """
 
     strides: tuple[int, ...] | None
     symmetry: bool
+    augment: bool = False
 
 
 EFFORTS: dict[str, Strategy] = {
@@ -30,6 +34,7 @@ class OptionChanges(TypedDict, total=False):
     effort: Effort
     strides: Sequence[int] | Literal["auto"] | None
     symmetry: bool | None
+    augment: bool | None
     nonnegative: bool
     integer: bool
     batch_size: int | Literal["auto"]
@@ -39,9 +44,10 @@ class OptionChanges(TypedDict, total=False):
 class ForecastOptions:
     """How to forecast. Raises ValueError for values that cannot be.
 
-    effort: `fast` (one pass), `standard` or `best`; the next two override its parts where they are not None.
+    effort: `fast` (one pass), `standard` or `best`; the next three override its parts where they are not None.
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
-    series' forecast. nonnegative: no quantile and no mean below 0. integer: quantiles are whole numbers (the mean is
+    series' forecast. augment: forecast a series without variates beside companions made from it
+    (`tinytsm.companions`). nonnegative: no quantile and no mean below 0. integer: quantiles are whole numbers (the mean is
     not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
     takes what suits the device. Either is halved where memory runs out.
     """
@@ -49,6 +55,7 @@ class ForecastOptions:
     effort: Effort = "standard"
     strides: Sequence[int] | Literal["auto"] | None = None
     symmetry: bool | None = None
+    augment: bool | None = None
     nonnegative: bool = False
     integer: bool = False
     batch_size: int | Literal["auto"] = "auto"
@@ -77,6 +84,7 @@ class ForecastOptions:
         return Strategy(
             None if strides is None or strides == "auto" else tuple(map(int, strides)),
             chosen.symmetry if self.symmetry is None else self.symmetry,
+            chosen.augment if self.augment is None else self.augment,
         )
 
     @property
@@ -110,6 +118,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="average with the mirrored series' forecast (default: the effort's)",
     )
+    group.add_argument(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="forecast beside companions made from the series (default: the effort's)",
+    )
     group.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
     group.add_argument("--integer", action="store_true", help="quantiles in whole numbers")
     group.add_argument(
@@ -137,6 +151,7 @@ def from_flags(args: argparse.Namespace) -> ForecastOptions:
         effort=args.effort,
         strides=strides,
         symmetry=args.symmetry,
+        augment=args.augment,
         nonnegative=args.nonnegative,
         integer=args.integer,
         batch_size=batch_size,

@@ -2,6 +2,7 @@
 
     tinytsm study calibration --model runs/nano        against laws that are known
     tinytsm study sifi --model runs/nano data.csv      accuracy and time by stride and horizon
+    tinytsm study strategies --pack DIR --model nano   what each strategy gives and costs on a pack
 
 `tinytsm study NAME --help` tells the flags of each.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 STUDIES = {
     "calibration": "regret and coverage where the best forecast is known",
     "sifi": "accuracy and time by stride and horizon",
+    "strategies": "what each strategy gives and costs on a pack",
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinytsm import TinyTSM
+from tinytsm import TinyTSM, ops
 from tinytsm.config import PRESETS, QUANTILES
 from tinytsm.model import Model
 
@@ -55,7 +55,9 @@ def _tinytsm(preset: str) -> Peer:
         parameters = sum(p.numel() for p in Model(config).parameters())
 
     def build(context: int, horizon: int, device: torch.device) -> Predict:
-        network = Model(config, torch.Generator().manual_seed(0)).eval()
+        network = Model(config, torch.Generator().manual_seed(0)).eval().requires_grad_(False)
+        # as `from_pretrained` has it
+        network.block_dtype = ops.pick_precision(device)
         model = TinyTSM(network, device=device)
         return lambda series: model.predict_quantiles(series, horizon)[0]
 
