@@ -65,7 +65,7 @@ def test_missing_packages_cost_their_own_rows(tmp_path, monkeypatch, capsys):
 def test_names_are_unique_and_ours_are_all_there():
     names = [peer.name for peer in models.PEERS]
     assert len(set(names)) == len(names)
-    assert {"tinytsm nano", "tinytsm mini", "tinytsm tiny"} <= set(names)
-    (nano,) = (peer for peer in models.PEERS if peer.name == "tinytsm nano")
+    assert {"tinytsm nano, fast", "tinytsm mini, fast", "tinytsm tiny, fast"} <= set(names)
+    (nano,) = (peer for peer in models.PEERS if peer.name == "tinytsm nano, fast")
     predict = nano.build(64, 96, CPU)
     assert tuple(predict(np.random.default_rng(0).standard_normal((2, 64))).shape) == (2, 96, 9)

@@ -1,7 +1,7 @@
 """How fast the peers forecast on this machine, side by side with tinytsm.
 
     python -m bench.peers                                 batch 64, contexts 512 and 2048, horizon 96
-    python -m bench.peers --context 512 --rounds 9
+    python -m bench.peers --context 512 --rounds 5
     python -m bench.peers --only tinytsm Chronos --device cpu
 
 Run it in the environment of bench/peers/requirements.txt; a peer whose package is missing is named and left out.
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--context", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--horizon", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each neural model")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each neural model")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="peers whose names begin so")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--out", type=Path, help="folder of results (default: bench/results)")

@@ -19,6 +19,7 @@ import torch
 from tinytsm import TinyTSM, ops
 from tinytsm.config import PRESETS, QUANTILES
 from tinytsm.model import Model
+from tinytsm.options import Effort
 
 # What every peer takes and gives: series (B, T) in, forecasts (B, H) or (B, H, Q) on the host out.
 Predict = Callable[[np.ndarray], Any]
@@ -49,7 +50,7 @@ def _count(model: torch.nn.Module, name: str, wanted: int) -> None:
         raise ValueError(f"{name} must have {wanted:,} parameters, got {found:,}")
 
 
-def _tinytsm(preset: str) -> Peer:
+def _tinytsm(preset: str, *, effort: Effort) -> Peer:
     config = PRESETS[preset]
     with torch.device("meta"):
         parameters = sum(p.numel() for p in Model(config).parameters())
@@ -59,10 +60,10 @@ def _tinytsm(preset: str) -> Peer:
         # as `from_pretrained` has it
         network.block_dtype = ops.pick_precision(device)
         model = TinyTSM(network, device=device)
-        return lambda series: model.predict_quantiles(series, horizon)[0]
+        return lambda series: model.predict_quantiles(series, horizon, effort=effort)[0]
 
     return Peer(
-        name=f"tinytsm {preset}",
+        name=f"tinytsm {preset}, {effort}",
         package="torch",
         build=build,
         gives=f"{len(QUANTILES)} quantiles, mean",
@@ -170,7 +171,9 @@ def _classical(name: str, *, sample: int) -> Peer:
 
 
 PEERS = (
-    *map(_tinytsm, PRESETS),
+    # one pass, as the others; and what users get who choose nothing
+    *(_tinytsm(preset, effort="fast") for preset in PRESETS),
+    _tinytsm("nano", effort="standard"),
     _bolt("tiny", width=256, layers=4, heads=4, parameters=8_652_672),
     _bolt("mini", width=384, layers=4, heads=8, parameters=21_236_096),
     _bolt("small", width=512, layers=6, heads=8, parameters=47_718_016),
