@@ -252,24 +252,22 @@ def bench_start(benchmark: BenchmarkFixture, cache: str, tmp_path: Path) -> None
 
 
 def _turns_beside(work: Callable[[], object], seconds: float) -> float:
-    """Processor time that a loop in Python gets beside a thread of `work`, over what that thread gets."""
-    stop, spent = threading.Event(), []
+    """Share of a core that a loop in Python gets beside a thread of `work`."""
+    stop = threading.Event()
 
     def burn() -> None:
-        began = time.thread_time()
         while not stop.is_set():
             work()
-        spent.append(time.thread_time() - began)
 
     thread = threading.Thread(target=burn)
     thread.start()
-    began, until, turns = time.thread_time(), time.perf_counter() + seconds, 0
+    began, until = time.thread_time(), time.perf_counter() + seconds
     while time.perf_counter() < until:
-        turns += 1
+        pass
     own = time.thread_time() - began
     stop.set()
     thread.join()
-    return own / spent[0]
+    return own / seconds
 
 
 def bench_lock(benchmark: BenchmarkFixture) -> None:
