@@ -124,8 +124,10 @@ def descendants(root: int) -> dict[int, str]:
 def test_more_than_memory_and_a_killed_worker(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     pyarrow = pytest.importorskip("pyarrow")
-    megabytes, steps, count = 80, 2048, 3000
+    megabytes, steps, count = 80, 2048, 750
     table = panel(count, steps)
+    # long names, because bytes cost less time than rows
+    table["shop"] = table["shop"].str.zfill(64)
     # what is read, as it lies in the object store
     read = pyarrow.Table.from_pandas(table[["shop", "day", "sold"]], preserve_index=False)
     assert read.nbytes > 1.5 * megabytes * 2**20
@@ -137,14 +139,16 @@ def test_more_than_memory_and_a_killed_worker(tmp_path: Path) -> None:
     command += ["--output", str(tmp_path / "out"), "--horizon", "4", "--workers", "1"]
     command += ["--id-column", "shop", "--timestamp-column", "day", "--target", "sold"]
     command += ["--quantiles", ".1,.5", "--effort", "fast"]
-    command += ["--rows-per-block", "200000", "--object-store-mb", str(megabytes)]
-    # machines that are busy with other tests start processes slowly
-    slow = {"RAY_raylet_start_wait_time_s": "120"}
+    command += ["--rows-per-block", "75000", "--object-store-mb", str(megabytes)]
+    # on a machine that is busy with other tests too: time to start, and workers with a share of it
+    slow = {
+        "RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000", "RAY_worker_niceness": "0",
+    }  # fmt: skip
     running = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    killed, stop = None, time.monotonic() + 400
+    killed, stop = None, time.monotonic() + 900
     try:
         while killed is None and running.poll() is None and time.monotonic() < stop:
             time.sleep(0.2)
@@ -153,17 +157,17 @@ def test_more_than_memory_and_a_killed_worker(tmp_path: Path) -> None:
                     os.kill(pid, signal.SIGKILL)
                     killed = pid
                     break
-        out, err = running.communicate(timeout=500)
+        out, err = running.communicate(timeout=900)
     finally:
         running.kill()
     assert running.returncode == 0, err[-3000:]
     assert killed is not None, "the run was over before a worker could be killed"
-    assert f'"rows": {count * steps}, "blocks": 31' in out.splitlines()[-1]
+    assert f'"rows": {count * steps}, "blocks": 21' in out.splitlines()[-1]
     result = pd.read_parquet(tmp_path / "out")
     assert len(result) == 4 * count and (result["error"] == "").all()
     assert result.groupby("shop").size().eq(4).all() and result["shop"].nunique() == count
     # the same in this process; its threads may be others, which moves last bits
-    some = table[table["shop"].isin([f"s{i}" for i in range(0, count, 100)])]
+    some = table[table["shop"].isin(table["shop"].unique()[::50])]
     model = TinyTSM.from_pretrained(device="cpu")
     wanted = model.predict_df(some, **OPTIONS | {"quantile_levels": (0.1, 0.5)}, effort="fast")
     both = wanted.merge(result, on=["shop", "day", "target_name"], suffixes=("", "_scaled"))
