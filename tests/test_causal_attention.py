@@ -35,7 +35,7 @@ def _silent_overflow():
 def path(request, monkeypatch):
     """Make dispatch take whole tiles wherever one is long enough, or never."""
 
-    def whole_tile(length, qkv, *, backward):
+    def whole_tile(length, qkv, *, causal, backward):
         fits = request.param == "whole" and length <= 128
         return (64 if length <= 64 else 128) if fits else None
 
@@ -178,14 +178,17 @@ def test_neighbours_change_no_bit_and_every_run_gives_the_same(path):
 
 def test_both_paths_are_dispatched(monkeypatch):
     qkv = torch.empty(1, 1, 3, 1, 64, dtype=torch.bfloat16)
-    tiles = [attention.whole_tile(n, qkv, backward=True) for n in (1, 64, 65, 128, 129)]
+    lengths, whole_tile = (1, 64, 65, 128, 129), attention.whole_tile
+    tiles = [whole_tile(n, qkv, causal=True, backward=True) for n in lengths]
     assert tiles == [64, 64, 128, 128, None]
+    tiles = [whole_tile(n, qkv, causal=False, backward=False) for n in lengths]
+    assert tiles == [64, 64, None, None, None]
     monkeypatch.setattr(attention, "architecture", lambda: 80)
-    assert attention.whole_tile(128, qkv, backward=True) is None
-    assert attention.whole_tile(128, qkv, backward=False) == 128
-    assert attention.whole_tile(1, qkv[..., :32].float(), backward=False) is None
+    assert whole_tile(128, qkv, causal=True, backward=True) is None
+    assert whole_tile(128, qkv, causal=True, backward=False) == 128
+    assert whole_tile(1, qkv[..., :32].float(), causal=True, backward=False) is None
     assert not attention.supports(qkv.float())
-    assert attention.whole_tile(1, qkv.repeat(1, 1, 1, 1, 2), backward=False) is None
+    assert whole_tile(1, qkv.repeat(1, 1, 1, 1, 2), causal=True, backward=False) is None
 
 
 def test_no_series_give_no_answers():

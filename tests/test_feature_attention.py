@@ -35,7 +35,7 @@ def _silent_overflow():
 def path(request, monkeypatch):
     """Make dispatch take whole tiles wherever one is long enough, or never."""
 
-    def whole_tile(length, qkv, *, backward):
+    def whole_tile(length, qkv, *, causal, backward):
         fits = request.param == "whole" and length <= 128
         return (64 if length <= 64 else 128) if fits else None
 
