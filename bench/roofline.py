@@ -2,6 +2,7 @@
 
     python -m bench.roofline                 # the preset tiny
     python -m bench.roofline --preset nano
+    python -m bench.roofline --epilogues     # as if SwiGLU were computed inside the products beside it
 
 Nothing is measured. Each part takes the longer of its operations at the tensor cores' dense peak and its bytes at the
 memory's (H100 SXM data sheet); launches, tails of tiles, clocks and all that overlaps are left out, so a real step takes
@@ -51,8 +52,27 @@ def _muon(d: int, f: int) -> float:
     return sum(5.0 * (4 * m * m * n + 2 * m**3) for m, n in shapes)
 
 
-def parts(config: ModelConfig, *, batch_tokens: int, variates: int = 4) -> list[Part]:
-    """The step of a model, part by part; weights are read from the cache but for the optimizer's pass."""
+def _feed_forward(d: int, f: int, layers: int, *, epilogues: bool) -> list[Part]:
+    """Both products and SwiGLU between them, in bfloat16."""
+    gate_up, down = _matmul("gate and up", d, 2 * f, layers), _matmul("down", f, d, layers)
+    if not epilogues:
+        # forward reads 2F and writes F, backward reads 3F and writes 2F
+        return [gate_up, down, Part("SwiGLU", layers * 2 * 8 * f, {})]
+    # what backward reads is still written, and the activation with it. In return the product that would write the
+    # activation's gradient reads gate and up, and writes theirs
+    return [
+        gate_up._replace(name="gate, up, SwiGLU", bytes=gate_up.bytes + layers * 2 * f),
+        down._replace(name="down, SwiGLU", bytes=down.bytes + layers * 2 * (2 + 2 - 1) * f),
+    ]
+
+
+def parts(
+    config: ModelConfig, *, batch_tokens: int, variates: int = 4, epilogues: bool = False
+) -> list[Part]:
+    """The step of a model, part by part; weights are read from the cache but for the optimizer's pass.
+
+    epilogues: SwiGLU, forward and backward, is computed inside the products beside it.
+    """
     d, f, layers, patch = config.d_model, config.d_ff, config.n_layers, config.patch
     time = sum(LAYER_PATTERN[i % len(LAYER_PATTERN)] == "time" for i in range(layers))
     into, hidden, outputs = 2 * patch + 4, 2 * d, patch * (1 + len(QUANTILES))
@@ -68,12 +88,9 @@ def parts(config: ModelConfig, *, batch_tokens: int, variates: int = 4) -> list[
     return [
         _matmul("qkv", d, 3 * d, layers),
         _matmul("attention out", d, d, layers),
-        _matmul("gate and up", d, 2 * f, layers),
-        _matmul("down", f, d, layers),
+        *_feed_forward(d, f, layers, epilogues=epilogues),
         _attention("causal attention", config.context_patches / 2, d, time),
         _attention("feature attention", variates, d, layers - time),
-        # forward reads 2F and writes F, backward reads 3F and writes 2F, in bfloat16
-        Part("SwiGLU", layers * 2 * 8 * f, {}),
         # twice a layer. Forward reads stream and branch, writes stream and normed; backward reads the stream, its
         # gradient and the normed one's, writes the stream's
         Part("norm and residual", layers * 2 * ((4 + 2 + 4 + 2) + (4 + 4 + 2 + 4)) * d, {}),
@@ -105,8 +122,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch-tokens", type=int, default=TrainConfig().batch_tokens, help="tokens of a step"
     )
+    parser.add_argument(
+        "--epilogues", action="store_true", help="as if SwiGLU were inside the products beside it"
+    )
     args = parser.parse_args(argv)
-    done = parts(PRESETS[args.preset], batch_tokens=args.batch_tokens)
+    done = parts(PRESETS[args.preset], batch_tokens=args.batch_tokens, epilogues=args.epilogues)
     total = sum(p.seconds() for p in done)
     print("part                  kB/token  kFLOP/token  FLOP/byte  ns/token  share  bound by")
     for p in done:
@@ -120,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = {
         "preset": args.preset,
         "batch_tokens": args.batch_tokens,
+        "epilogues": args.epilogues,
         "on paper, tokens/s": round(1 / total),
         "MFLOP/token": round(flop / 1e6, 1),
         "share of the bf16 peak": round(flop / total / PEAK["bf16"], 3),

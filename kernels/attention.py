@@ -16,7 +16,8 @@ HEAD_WIDTHS = (32, 64, 128)
 class _Tiles(NamedTuple):
     """Tiles of one dtype and head width, the fastest to be expected that spill no register.
 
-    whole: rows of the largest tile that holds whole groups, forward and backward, 0 for none; longer groups are streamed.
+    whole: rows of the largest tile that holds whole groups, forward and backward, 0 for none; longer groups are
+    streamed, and so are more than 64 variates.
     forward, backward_q, backward_kv: queries, keys, warps and pipeline stages of a streamed block.
     """
 
@@ -31,17 +32,22 @@ class _Tiles(NamedTuple):
 _HOPPER = {
     (2, 32): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 2)),
     (2, 64): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 1)),
-    (2, 128): _Tiles((0, 0), (64, 64, 8, 1), (64, 64, 8, 1), (64, 64, 8, 1)),
+    (2, 128): _Tiles((0, 0), (64, 64, 8, 1), (64, 64, 8, 1), (64, 32, 8, 1)),
     (4, 32): _Tiles((0, 0), (64, 32, 4, 1), (64, 32, 4, 1), (32, 64, 4, 1)),
-    (4, 64): _Tiles((0, 0), (64, 32, 4, 1), (64, 32, 4, 1), (32, 64, 8, 1)),
+    (4, 64): _Tiles((0, 0), (64, 32, 4, 1), (64, 16, 4, 1), (32, 64, 8, 1)),
 }
-# What Hopper just holds, Blackwell spills.
-_BLACKWELL = _HOPPER | {(2, 64): _HOPPER[2, 64]._replace(whole=(128, 64))}
+# What Hopper just holds, Blackwell spills; wide heads in float32 with it.
+_BLACKWELL = {
+    (2, 32): _HOPPER[2, 32]._replace(whole=(64, 64)),
+    (2, 64): _HOPPER[2, 64]._replace(whole=(64, 64), forward=(64, 64, 4, 1)),
+    (2, 128): _HOPPER[2, 128]._replace(backward_q=(64, 32, 8, 1)),
+    (4, 32): _HOPPER[4, 32],
+}
 _AMPERE = {
     (2, 32): _Tiles((128, 128), (64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 4, 1)),
-    (2, 64): _Tiles((128, 64), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 4, 1)),
+    (2, 64): _Tiles((128, 64), (64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 1)),
     (2, 128): _Tiles((0, 0), (64, 32, 8, 1), (64, 32, 8, 1), (32, 32, 8, 1)),
-    (4, 32): _Tiles((0, 0), (32, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+    (4, 32): _Tiles((0, 0), (32, 32, 4, 1), (32, 16, 4, 1), (32, 32, 4, 1)),
 }
 
 
@@ -73,11 +79,12 @@ def check(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> None:
         )
 
 
-def whole_tile(length: int, qkv: Tensor, *, backward: bool) -> int | None:
+def whole_tile(length: int, qkv: Tensor, *, causal: bool, backward: bool) -> int | None:
     """Rows of the tile that holds whole groups of `length` rows on the chip at hand; None where they are streamed."""
-    largest = _tiles(qkv).whole[backward]
     # 64 rows are what Hopper's matrix instruction wants at least
     tile = 64 if length <= 64 else 128
+    # the variates' states cost the wide tile the registers that it lacks
+    largest = _tiles(qkv).whole[backward] if causal else min(64, _tiles(qkv).whole[backward])
     return tile if length <= tile <= largest else None
 
 
@@ -93,7 +100,7 @@ def launch_forward(
         return out, lse
     inputs = (qkv, q_gain, k_gain, table, state, out, lse)
     sizes = (tokens, length, heads, *qkv.stride()[:4])
-    if tile := whole_tile(length, qkv, backward=False):
+    if tile := whole_tile(length, qkv, causal=causal, backward=False):
         whole_forward[(triton.cdiv(groups, tile // length) * heads,)](
             *inputs, groups, *sizes,
             E=width, BT=tile, CAUSAL=causal, num_warps=tile // 16, enable_fp_fusion=True,
@@ -120,7 +127,7 @@ def launch_backward(
         return grad, torch.zeros_like(q_gain), torch.zeros_like(k_gain)
     inputs = (qkv, q_gain, k_gain, table, state)
     sizes = (tokens, length, heads, *qkv.stride()[:4])
-    if tile := whole_tile(length, qkv, backward=True):
+    if tile := whole_tile(length, qkv, causal=causal, backward=True):
         programs = triton.cdiv(groups, tile // length) * heads
         gain_grads = torch.empty(2, programs, width, dtype=torch.float32, device=device)
         whole_backward[(programs,)](

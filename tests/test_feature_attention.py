@@ -3,6 +3,8 @@
 Without a GPU, tests/test_interpreter.py runs this file under TRITON_INTERPRET=1.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def _silent_overflow():
 def path(request, monkeypatch):
     """Make dispatch take whole tiles wherever one is long enough, or never."""
 
-    def whole_tile(length, qkv, *, backward):
+    def whole_tile(length, qkv, *, causal, backward):
         fits = request.param == "whole" and length <= 128
         return (64 if length <= 64 else 128) if fits else None
 
@@ -64,8 +66,8 @@ def run(attend, data: list[Tensor], variates: int, present: Tensor | None = None
     return [out.detach(), *(t.grad for t in leaves)]
 
 
-def check(data: list[Tensor], variates: int, present: Tensor | None = None) -> None:
-    ours = run(kernel.feature_attention, data, variates, present)
+def check(data: list[Tensor], variates: int, present: Tensor | None = None, attend=None) -> None:
+    ours = run(attend or kernel.feature_attention, data, variates, present)
     eager = run(reference.feature_attention, data, variates, present)
     truth = run(reference.feature_attention, [t.double() for t in data], variates, present)
     assert_as_good_as_eager(ours, eager, truth, names=NAMES)
@@ -100,6 +102,21 @@ def test_every_head_width_and_dtype_as_dispatched(width, dtype):
     data = inputs(7, width=width, dtype=dtype)
     if attention.supports(data[0]):
         check(data, 7, some_absent(7))
+
+
+# both sides of every tile's and block's edge, and what shares a tile unevenly
+GROUPS = (2, 5, 21, 32, 33, 63, 64, 65, 128, 129)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variates", GROUPS)
+def test_groups_as_dispatched(variates, dtype):
+    wide = [w for w in attention.HEAD_WIDTHS if attention.supports(torch.empty(0, w, dtype=dtype))]
+    turn = GROUPS.index(variates) + DTYPES.index(dtype)
+    data = inputs(variates, width=wide[turn % len(wide)], dtype=dtype, heads=1, tokens=2)
+    present = some_absent(variates) if turn % 2 else None
+    check(data, variates, present, functools.partial(ops.feature_attention, backend="triton"))
 
 
 @pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
@@ -139,8 +156,10 @@ def test_neighbours_change_no_bit_and_every_run_gives_the_same(path):
 
 @pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
 def test_strided_projections(path):
-    wide = torch.randn(21, 2 * 5, 3, 4, 64, device=DEVICE)
+    # what lies between them is never read
+    wide = torch.full((21, 2 * 5, 3, 4, 64), torch.nan, device=DEVICE)
     data = [wide[:, ::2, :, 1:3, 16:48], *inputs(7)[1:]]
+    data[0].copy_(torch.randn(data[0].shape))
     copied = [data[0].contiguous(), *data[1:]]
 
     def outputs(qkv, q_gain, k_gain, grad):

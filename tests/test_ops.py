@@ -1,5 +1,6 @@
 """On CPU the ops are their definitions, need no Triton, and compile in one graph."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def attention_inputs(width: int = 16) -> tuple[torch.Tensor, ...]:
     return torch.randn(6, 8, 3, 2, width, requires_grad=True), *gains
 
 
-@pytest.mark.parametrize("backend", ["auto", "sdpa"])
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "matmul"])
 @pytest.mark.parametrize("masked", [None, False, True])
 def test_attention_back_ends_agree(backend, masked):
     """masked: None for causal attention, else whether some variates are absent."""
@@ -78,7 +79,7 @@ def test_attention_back_ends_agree(backend, masked):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ops.ATTENTION_BACKENDS[-2:])
+@pytest.mark.parametrize("backend", ops.ATTENTION_BACKENDS[-3:])
 def test_an_item_without_any_variate_gives_numbers(backend):
     inputs, present = attention_inputs(), torch.zeros(6, dtype=torch.bool)
     settings = {"variates": 2, "present": present, "backend": backend}
@@ -90,22 +91,56 @@ def test_an_item_without_any_variate_gives_numbers(backend):
 
 def test_attention_back_end_is_chosen_by_what_can_compute_it(monkeypatch):
     qkv = attention_inputs(32)[0]
-    assert ops.choose_attention("auto", qkv) == "sdpa"
-    assert ops.choose_attention("reference", qkv) == "reference"
+    choose = functools.partial(ops.choose_attention, qkv=qkv, kind="causal")
+    assert choose("reference") == "reference"
     with pytest.raises(
         ValueError, match="attention triton needs Triton, .* width 32 on cpu; use auto"
     ):
-        ops.choose_attention("triton", qkv)
+        choose("triton")
     with pytest.raises(ValueError, match="attention flash-attn needs the package .* on cpu"):
-        ops.choose_attention("flash-attn", qkv)
+        choose("flash-attn")
     with pytest.raises(ValueError, match="auto or one of triton, flash-attn, .* got 'fast'"):
-        ops.choose_attention("fast", qkv)
+        choose("fast")
     # stand-ins for a GPU: what kernels there are comes first
     monkeypatch.setattr(ops, "_runs_kernels", lambda x: True)
     supported = types.SimpleNamespace(supports=lambda qkv: qkv.shape[-1] == 32)
     monkeypatch.setattr(ops, "_attention_kernels", supported, raising=False)
-    assert ops.choose_attention("auto", qkv) == "triton"
-    assert ops.choose_attention("auto", attention_inputs(16)[0]) == "sdpa"
+    assert choose("auto") == "triton"
+    assert choose("auto", qkv=attention_inputs(16)[0]) == "sdpa"
+
+
+CHOSEN = {
+    ("causal", torch.float32): "sdpa",
+    ("causal", torch.bfloat16): "matmul",
+    ("feature", torch.float32): "reference",
+    ("feature", torch.bfloat16): "matmul",
+}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), CHOSEN, ids=str)
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "matmul", "reference"])
+def test_what_is_chosen_is_what_computes(backend, kind, dtype, monkeypatch):
+    ran = []
+
+    def watch(owner, function, name):
+        inner = getattr(owner, function)
+
+        def watched(*inputs, **settings):
+            ran.append(name)
+            return inner(*inputs, **settings)
+
+        monkeypatch.setattr(owner, function, watched)
+
+    watch(reference, f"{kind}_attention", "reference")
+    watch(ops, "_matmul_attention", "matmul")
+    watch(torch.nn.functional, "scaled_dot_product_attention", "sdpa")
+    qkv, *gains = attention_inputs()
+    qkv = qkv.to(dtype)
+    settings = {"variates": 2} if kind == "feature" else {}
+    getattr(ops, f"{kind}_attention")(qkv, *gains, backend=backend, **settings)
+    chosen = ops.choose_attention(backend, qkv, kind=kind)
+    assert ran == [chosen]
+    assert chosen == (CHOSEN[kind, dtype] if backend == "auto" else backend)
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="CUDA builds of torch bring Triton")
@@ -124,7 +159,11 @@ def test_attention_in_bfloat16_is_its_definition(tokens):
     def run(f, dtype):
         leaves = [t.to(dtype).requires_grad_() for t in (qkv, *gains)]
         out = f(*leaves)
-        return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
+        # a lone token's answer does not depend on the gains
+        grads = torch.autograd.grad(
+            out, leaves, grad.to(dtype), allow_unused=True, materialize_grads=True
+        )
+        return [out.detach(), *grads]
 
     truth = run(reference.causal_attention, torch.float64)
     eager = run(reference.causal_attention, torch.bfloat16)

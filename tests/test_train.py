@@ -18,12 +18,12 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from tinytsm import checkpoint, train
+from tinytsm import checkpoint, ops, train
 from tinytsm.config import ModelConfig, TrainConfig
 from tinytsm.data import Batch, Plan
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Muon, Optimizer, split_parameters
-from tinytsm.trainer import Trainer, TrainingError, World, find_compiler
+from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_attention
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -89,6 +89,9 @@ def test_the_command_leaves_a_whole_run(whole_run: Path) -> None:
     state = json.loads((checkpoint.resolve(whole_run) / "state.json").read_text())
     assert state["step"] == 16 and state["decay_start"] == 13
     assert state["versions"]["threads"] == 1
+    # the very back ends that the ops take, not what was asked for
+    assert state["attention"] == pick_attention("auto", MODEL, CPU)
+    assert set(state["attention"].values()) <= set(ops.ATTENTION_BACKENDS)
 
 
 def test_sigterm_saves_and_the_resumed_run_equals_the_uninterrupted_one(
@@ -108,6 +111,8 @@ def test_sigterm_saves_and_the_resumed_run_equals_the_uninterrupted_one(
         message = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM, message
     assert f"python -m tinytsm.train --resume --out {out}" in message
+    for kind, by in pick_attention("auto", MODEL, CPU).items():
+        assert f"{kind} attention by {by}" in message
     stopped_at = json.loads((checkpoint.resolve(out) / "state.json").read_text())["step"]
     assert 3 <= stopped_at < 16
     subprocess.run(

@@ -116,8 +116,8 @@ class TrainConfig:
     threads: int = _setting(0, "compute threads on CPU; 0 takes every core")
     compile: bool = _setting(False, "compile the blocks and the loss (needs a C++ compiler on CPU)")
     attention: str = _setting(
-        "auto", "what computes attention; auto takes the first that this machine and model allow",
-        choices=("auto", "triton", "flash-attn", "sdpa", "reference"),
+        "auto", "what computes attention; auto takes the fastest that this machine and model allow",
+        choices=("auto", "triton", "flash-attn", "sdpa", "matmul", "reference"),
     )  # fmt: skip
     cuda_graphs: bool = _setting(
         False,

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _show(found: dict[str, Any]) -> None:
     for name, value in found.items():
-        if name == "packages":
+        if isinstance(value, dict):
             value = ", ".join(f"{k} {v or '-'}" for k, v in value.items())
         elif name == "devices":
             value = (

@@ -259,7 +259,11 @@ def cases(*, full: bool) -> Iterator[Case]:
 
 
 def reports(*, archs: list[int], full: bool) -> Iterator[Report]:
-    """Compile every case for every chip; one that does not compile is reported as a fault."""
+    """Compile every case for every chip; one that does not compile is reported as a fault.
+
+    A kernel that several cases share, as lengths that are streamed do, is reported with the first of them.
+    """
+    seen = set()
     for case in cases(full=full):
         for arch in archs:
             with offline(arch) as built:
@@ -270,7 +274,9 @@ def reports(*, archs: list[int], full: bool) -> Iterator[Report]:
                     yield Report(case=case.name, arch=arch, faults=(f"no code: {error!r:.80}",))
                     continue
             for kernel in built:
-                yield inspect(kernel, case=case.name, arch=arch)
+                if kernel.hash not in seen:
+                    seen.add(kernel.hash)
+                    yield inspect(kernel, case=case.name, arch=arch)
 
 
 _ROW = "{:26} {:>4} {:>5} {:>6} {:>7} {:>6} {:>11}  {}"

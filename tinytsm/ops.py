@@ -1,15 +1,14 @@
 """The one place that chooses how an op is computed: kernel, library or definition, by device.
 
 Signatures are those of `tinytsm.kernels.reference`. On CPU the definitions are called directly, so that the compiler
-can fuse them; only attention goes to PyTorch's fused kernel, because the definition materialises the scores. The
-Triton kernels run on CUDA devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention
-alone has rivals to choose from: `choose_attention` does, for both kinds.
+can fuse them. The Triton kernels run on CUDA devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly,
+for tests. Attention alone has rivals to choose from, on CPU too: `choose_attention` does, for each of its two kinds.
 """
 
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +39,7 @@ __all__ = [
     "DEGENERATE_ULPS",
     "FRAME_FEATURES",
     "AttentionBackend",
+    "AttentionKind",
     "causal_attention",
     "choose_attention",
     "dart_patch_embed",
@@ -51,9 +51,10 @@ __all__ = [
     "swiglu",
 ]
 
-AttentionBackend = Literal["triton", "flash-attn", "sdpa", "reference"]
-# In the order in which `auto` asks them.
-ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = ("triton", "flash-attn", "sdpa", "reference")
+AttentionBackend = Literal["triton", "flash-attn", "sdpa", "matmul", "reference"]
+ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
+# Over a series' tokens, or over an item's variates.
+AttentionKind = Literal["causal", "feature"]
 
 
 def _find_flash_attention() -> Callable[..., Tensor] | None:
@@ -124,29 +125,31 @@ def grid_loss(
     return reference.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
 
 
-def choose_attention(wanted: str, qkv: Tensor) -> AttentionBackend:
-    """The back end that computes attention on tensors like qkv (..., E): the one wanted, or for `auto` the first that can.
+def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> AttentionBackend:
+    """The back end that computes attention on tensors like qkv (..., E): the one wanted, or for `auto` the fastest known.
 
     Raises ValueError where the one wanted cannot, or is unknown.
     """
+    if wanted not in ("auto", *ATTENTION_BACKENDS):
+        raise ValueError(
+            f"attention must be auto or one of {', '.join(ATTENTION_BACKENDS)}, got {wanted!r}"
+        )
     half = qkv.dtype in (torch.bfloat16, torch.float16)
-    able = {
+    able: dict[AttentionBackend, bool] = {
         "triton": _runs_kernels(qkv) and _attention_kernels.supports(qkv),
         "flash-attn": _flash_attention is not None
         and qkv.is_cuda
         and half
         and qkv.shape[-1] % 8 == 0
         and qkv.shape[-1] <= 256,
-        "sdpa": True,
-        "reference": True,
     }
     for name in ATTENTION_BACKENDS:
-        if able[name] and wanted in ("auto", name):
+        if wanted == name and able.get(name, True):
             return name
-    if wanted not in ATTENTION_BACKENDS:
-        raise ValueError(
-            f"attention must be auto or one of {', '.join(ATTENTION_BACKENDS)}, got {wanted!r}"
-        )
+        if wanted == "auto" and able.get(name, False):
+            return name
+    if wanted == "auto":
+        return _favourite(qkv, kind)
     needs = {
         "triton": "Triton, a CUDA device and heads of width 32, 64 or, in 16 bits, 128",
         "flash-attn": "the package flash-attn, a CUDA device, 16-bit blocks and heads of a multiple of 8",
@@ -157,11 +160,27 @@ def choose_attention(wanted: str, qkv: Tensor) -> AttentionBackend:
     )
 
 
+def _favourite(qkv: Tensor, kind: AttentionKind) -> AttentionBackend:
+    """The fastest of those that need nothing but PyTorch."""
+    if qkv.is_cuda:
+        return "sdpa"
+    # the backward pass of PyTorch's fused attention is slow in bfloat16 on CPU. Forward and backward at the training
+    # shapes of `nano` (one core, Zen 4, torch 2.13): causal attention alone 67 ms, by matmuls 6; a compiled block over
+    # four variates 161 ms, 142 by the definition, 112 by matmuls
+    if qkv.dtype == torch.bfloat16:
+        return "matmul"
+    # the compiler fuses the definition of a few variates; that of many tokens would hold all scores in memory
+    return "reference" if kind == "feature" else "sdpa"
+
+
 def causal_attention(
     qkv: Tensor, q_gain: Tensor, k_gain: Tensor, *, backend: str = "auto"
 ) -> Tensor:
     """`reference.causal_attention`; only `triton` has norms and positions inside the kernel."""
-    chosen = choose_attention(backend, qkv)
+    if qkv.shape[1] == 1:
+        # a lone token attends to itself alone
+        return qkv[:, :, 2]
+    chosen = choose_attention(backend, qkv, kind="causal")
     if chosen == "triton":
         return _causal_kernel.causal_attention(qkv, q_gain, k_gain)
     if chosen == "reference":
@@ -171,21 +190,22 @@ def causal_attention(
     if chosen == "flash-attn":
         return _flash_attention(q, k, v, causal=True)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (S, H, N, E)
-    if v.dtype == torch.bfloat16 and not v.is_cuda:
-        return _matmul_attention(q, k, v).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    attend = _matmul_attention if chosen == "matmul" else F.scaled_dot_product_attention
+    return attend(q, k, v, is_causal=True).transpose(1, 2)
 
 
-def _matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal softmax attention as two batched matmuls. q, k, v and the result: (S, H, N, E).
-
-    On CPU the backward pass of PyTorch's fused attention is slow in bfloat16: 67 ms against 6 at the training shape of
-    `nano` (one core, Zen 4, torch 2.13).
-    """
+def _matmul_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """`scaled_dot_product_attention` as two batched matmuls in the tensors' dtype. All: (..., N, E)."""
     n_tokens, width = q.shape[-2:]
     scores = (q @ k.transpose(-1, -2)).float() * width**-0.5
-    hidden = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=q.device).triu(1)
-    return scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype) @ v
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    if is_causal:
+        hidden = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 def feature_attention(
@@ -200,10 +220,7 @@ def feature_attention(
     """`reference.feature_attention`; flash-attn knows no absent variates, and leaves those to `sdpa`."""
     if variates == 1:
         return qkv[:, :, 2]
-    chosen = choose_attention(backend, qkv)
-    if backend == "auto" and not qkv.is_cuda and chosen == "sdpa":
-        # a few variates: the compiler fuses the definition, whose backward pass is faster on CPU
-        chosen = "reference"
+    chosen = choose_attention(backend, qkv, kind="feature")
     if chosen == "triton":
         return _feature_kernel.feature_attention(
             qkv, q_gain, k_gain, variates=variates, present=present
@@ -228,7 +245,8 @@ def feature_attention(
             mask = torch.zeros(absent.shape, dtype=q.dtype, device=q.device)
             mask = mask.masked_fill(absent & ~empty, -1e30)[:, None, None, :]
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        attend = _matmul_attention if chosen == "matmul" else F.scaled_dot_product_attention
+        attended = attend(q, k, v, attn_mask=mask).transpose(1, 2)
     return attended.unflatten(0, (-1, tokens)).transpose(1, 2).flatten(0, 1)
 
 

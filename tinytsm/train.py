@@ -146,9 +146,9 @@ def _train(trainer: Trainer, until: float) -> int:
     config, first = trainer.config, trainer.world.rank == 0
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say = tqdm.write if first else lambda text, **_: None
+    attention = ", ".join(f"{kind} attention by {by}" for kind, by in trainer.attention.items())
     say(
-        f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}, "
-        f"attention by {trainer.model.attention}",
+        f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}, {attention}",
         file=sys.stderr,
     )
     say(json.dumps(dataclasses.asdict(trainer.plan.model)), file=sys.stderr)

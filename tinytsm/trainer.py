@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -123,7 +123,9 @@ class Trainer:
         self.skipped = 0
         self.stop_signal: int | None = None
         self.model.block_dtype = ops.pick_precision(device)
-        self.model.attention = pick_attention(config.attention, model_config, device)
+        self.model.attention = config.attention
+        # what that comes to here, said in the log and in checkpoints
+        self.attention = pick_attention(config.attention, model_config, device)
         self.recorder = Recorder(device, self.world.size) if config.cuda_graphs else None
         self.compile_seconds = 0.0
         self.scores: Scores | None = None
@@ -193,7 +195,7 @@ class Trainer:
             "skipped": self.skipped,
             "mixture": MIXTURE_VERSION,
             "precision": str(self.model.block_dtype).removeprefix("torch."),
-            "attention": self.model.attention,
+            "attention": self.attention,
             "train": dataclasses.asdict(self.config),
             "versions": checkpoint.fingerprint(),
         }
@@ -416,11 +418,14 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_attention(wanted: str, config: ModelConfig, device: torch.device) -> str:
-    """The back end of a model's attention on a device; ValueError where the one wanted cannot compute it."""
+def pick_attention(
+    wanted: str, config: ModelConfig, device: torch.device
+) -> dict[ops.AttentionKind, ops.AttentionBackend]:
+    """The back ends of a model's attentions on a device; ValueError where the one wanted cannot compute it."""
     width = config.d_model // config.n_heads
     heads = torch.empty(0, width, dtype=ops.pick_precision(device), device=device)
-    return ops.choose_attention(wanted, heads)
+    kinds = get_args(ops.AttentionKind)
+    return {kind: ops.choose_attention(wanted, heads, kind=kind) for kind in kinds}
 
 
 def pick_workers(device: torch.device) -> int:
