@@ -6,6 +6,7 @@ chaos drives them apart.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -137,26 +138,31 @@ def test_neurons_spike_and_rest() -> None:
     assert all(-15.0 < draw("neuron", i).min() and draw("neuron", i).max() < 4.0 for i in range(20))
 
 
-FLOWS = {
-    # Sprott 2003, appendix A; Hindmarsh and Rose 1984 with a 1, b 3, c 1, d 5, s 4, rest -1.6
-    0: lambda x, y, z, p: (p[0] * (y - x), x * (p[1] - z) - y, x * y - p[2] * z),
-    1: lambda x, y, z, p: (-y - z, x + p[0] * y, p[1] + z * (x - p[2])),
-    2: lambda x, y, z, p: (
-        y - x**3 + 3 * x**2 - z + p[0],
-        1 - 5 * x**2 - y,
-        p[1] * (4 * (x + 1.6) - z),
-    ),
-}
+# Sprott 2003, appendix A; Hindmarsh and Rose 1984 with a 1, b 3, c 1, d 5, s 4, rest -1.6
 
 
-@pytest.mark.parametrize("which", FLOWS)
-def test_flows_move_by_their_equations(which: int, rng: np.random.Generator) -> None:
+def lorenz(x: float, y: float, z: float, p: np.ndarray) -> list[float]:
+    return [p[0] * (y - x), x * (p[1] - z) - y, x * y - p[2] * z]
+
+
+def rossler(x: float, y: float, z: float, p: np.ndarray) -> list[float]:
+    return [-y - z, x + p[0] * y, p[1] + z * (x - p[2])]
+
+
+def neuron(x: float, y: float, z: float, p: np.ndarray) -> list[float]:
+    return [y - x**3 + 3 * x**2 - z + p[0], 1 - 5 * x**2 - y, p[1] * (4 * (x + 1.6) - z)]
+
+
+@pytest.mark.parametrize(("which", "law"), list(enumerate([lorenz, rossler, neuron])))
+def test_flows_move_by_their_equations(
+    which: int, law: Callable[..., list[float]], rng: np.random.Generator
+) -> None:
     step = 1e-5
     for _ in range(20):
         state, p = rng.normal(size=3), rng.uniform(0.1, 3.0, size=3)
         before = state.copy()
         chaos.integrate(which, state, p, step, 1, 0, 0, np.empty(1))
-        expected = FLOWS[which](*(0.5 * (before + state)), p)
+        expected = law(*(0.5 * (before + state)), p)
         np.testing.assert_allclose((state - before) / step, expected, atol=1e-6)
 
 

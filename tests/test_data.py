@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numba
 import numpy as np
@@ -160,7 +161,8 @@ def faulty_family() -> Iterator[str]:
     row = families.names.index("noise.white")
     dispatch.prepare()
     _planted.compile(families.arguments)
-    compiled = _planted.overloads[families.arguments]
+    # Numba's annotations know less of what is compiled than `dispatch` uses
+    compiled: Any = _planted.overloads[families.arguments]
     kept = families.addresses[row]
     address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
     families.addresses[row] = address
