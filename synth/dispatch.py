@@ -59,16 +59,18 @@ class _Table:
             address = builder.load(builder.gep(table, [arguments[0]]))
             kind = context.call_conv.get_function_type(types.none, self.arguments)
             function = builder.inttoptr(address, kind.as_pointer())
-            # None of them raises, so the status that comes back is of no use
-            context.call_conv.call_function(
+            status, _ = context.call_conv.call_function(
                 builder, function, types.none, self.arguments, arguments[1:]
             )
+            with cgutils.if_unlikely(builder, status.is_error):
+                context.call_conv.return_status_propagate(builder, status)
             return context.get_dummy_value()
 
         return types.void(types.int64, *self.arguments), generate
 
 
 _STREAM, _SERIES, _VARIATES = types.uint64[::1], types.float64[::1], types.float64[:, ::1]
+_TRACE = types.int64[::1]
 _families = _Table(
     "tinytsm_synth_families",
     (_STREAM, _SERIES),
@@ -85,8 +87,11 @@ _couplers = _Table(
     tuple(f"multivariate.{row.name}" for row in mixture.COUPLERS),
 )
 _items = _Table(
-    "tinytsm_synth_items", (types.int64, types.int64, _VARIATES), ("generator.make_item",)
+    "tinytsm_synth_items", (types.int64, types.int64, _VARIATES, _TRACE), ("generator.make_item",)
 )
+# What a trace's second number counts through
+_PARTS = _families.names + _changes.names + _couplers.names
+_FIRST_CHANGE, _FIRST_COUPLER = len(_families.names), len(_families.names + _changes.names)
 
 
 def prepare() -> None:
@@ -113,8 +118,8 @@ def _jitted_coupler(typing_context, row, rng, out):
 
 
 @intrinsic
-def _jitted_item(typing_context, row, seed, index, out):
-    return _items.lowered(row, seed, index, out)
+def _jitted_item(typing_context, row, seed, index, out, trace):
+    return _items.lowered(row, seed, index, out, trace)
 
 
 _call_family = _jitted_family if _JITTED else _families.interpreted
@@ -122,28 +127,46 @@ _call_change = _jitted_change if _JITTED else _changes.interpreted
 _call_coupler = _jitted_coupler if _JITTED else _couplers.interpreted
 _call_item = _jitted_item if _JITTED else _items.interpreted
 
+# A trace, (2,) int64, is written while an item is made, so that whoever catches an error can say where: the item's
+# index, and a number for the function called last
+
+
+def new_trace() -> np.ndarray:
+    """A trace of nothing yet."""
+    return np.full(2, -1, np.int64)
+
+
+def describe_trace(trace: np.ndarray) -> str:
+    """The item of a trace and what was being done to it, such as "item 12, in dynamics.ets"."""
+    where = f"in {_PARTS[trace[1]]}" if trace[1] >= 0 else "before its first family"
+    return f"item {trace[0]}, {where}"
+
+
 # All four need `prepare` to have been called
 
 
 @philox.leaf
-def fill_family(code, rng, out):
+def fill_family(code, rng, out, trace):
     """Fill out (T,) by the family of this row of mixture.FAMILIES."""
+    trace[1] = code
     _call_family(code, rng, out)
 
 
 @philox.leaf
-def change(code, rng, out):
+def change(code, rng, out, trace):
     """Change out (T,) by this row of mixture.AUGMENTATIONS, or of GAPS, which follow them."""
+    trace[1] = _FIRST_CHANGE + code
     _call_change(code, rng, out)
 
 
 @philox.leaf
-def couple(code, rng, out):
+def couple(code, rng, out, trace):
     """Relate the variates of out (V, T) by this row of mixture.COUPLERS."""
+    trace[1] = _FIRST_COUPLER + code
     _call_coupler(code, rng, out)
 
 
 @philox.leaf
-def fill_item(seed, index, out):
+def fill_item(seed, index, out, trace):
     """Fill out (V, T) with an item: generator.fill_item, for jitted callers."""
-    _call_item(np.int64(0), seed, index, out)
+    _call_item(np.int64(0), seed, index, out, trace)

@@ -49,25 +49,25 @@ def _usable(x):
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill_part(group, rng, out):
+def _fill_part(group, rng, out, trace):
     """Fill out (T,) by a family of this group, standardised; returns its code."""
     code = choose(rng, mixture.CUMULATIVE[group])
-    fill_family(code, rng, out)
+    fill_family(code, rng, out, trace)
     augment.standardise(out)
     return code
 
 
 @numba.njit(nogil=True, cache=True)
-def _composite(rng, out, part):
+def _composite(rng, out, part, trace):
     """Trend, seasons and noise of random strengths, added or multiplied; returns properties."""
     T = out.shape[0]
     properties = _PLAIN
     out[:] = 0.0
     has_season = philox.bernoulli(rng, mixture.SEASON_SHARE)
     if has_season:
-        _fill_part(mixture.SEASONAL, rng, out)
+        _fill_part(mixture.SEASONAL, rng, out, trace)
         if philox.bernoulli(rng, mixture.SECOND_SEASON_SHARE):
-            _fill_part(mixture.SEASONAL, rng, part)
+            _fill_part(mixture.SEASONAL, rng, part, trace)
             strength = philox.log_uniform(rng, 0.1, 1.0)
             product = philox.bernoulli(rng, 0.4)
             for t in range(T):
@@ -77,7 +77,7 @@ def _composite(rng, out, part):
                 )
     multiplicative = philox.bernoulli(rng, mixture.MULTIPLICATIVE_SHARE)
     if philox.bernoulli(rng, mixture.TREND_SHARE) or not has_season:
-        _fill_part(mixture.TREND, rng, part)
+        _fill_part(mixture.TREND, rng, part, trace)
         level = 0 if philox.bernoulli(rng, mixture.TREND_LEVELS[0][0]) else 1
         excursion = mixture.TREND_LEVELS[level][1] * philox.normal(rng)
         # A standardised line spans the square root of twelve
@@ -96,11 +96,11 @@ def _composite(rng, out, part):
             for t in range(T):
                 out[t] += excursion * part[t]
     if philox.bernoulli(rng, mixture.PLAIN_NOISE_SHARE):
-        code = _fill_part(mixture.NOISE, rng, part)
+        code = _fill_part(mixture.NOISE, rng, part, trace)
     elif philox.bernoulli(rng, 0.7):
-        code = _fill_part(mixture.PROCESS, rng, part)
+        code = _fill_part(mixture.PROCESS, rng, part, trace)
     else:
-        code = _fill_part(mixture.SPECTRAL, rng, part)
+        code = _fill_part(mixture.SPECTRAL, rng, part, trace)
     u = philox.uniform(rng)
     row = 0
     while row < 2 and u > mixture.NOISE_LEVELS[row][0]:
@@ -134,16 +134,16 @@ def draw_kind(rng, T):
 
 
 @numba.njit(nogil=True, cache=True)
-def _whole(code, rng, out):
+def _whole(code, rng, out, trace):
     """The family of this code is the whole series. Returns properties."""
-    fill_family(code, rng, out)
+    fill_family(code, rng, out, trace)
     if mixture.GROUP[code] == mixture.COUNT and philox.bernoulli(rng, mixture.NATURAL_COUNT_SHARE):
         return _NATURAL_COUNT
     return _HAS_UNIT_ROOT if mixture.UNIT_ROOT[code] else _PLAIN
 
 
 @numba.njit(nogil=True, cache=True)
-def _lane(seed, index, purpose, code, out, part):
+def _lane(seed, index, purpose, code, out, part, trace):
     """Fill out (T,) with one unmixed series, drawn anew while unusable; returns properties.
 
     code: as `draw_kind` has it, or -3 to draw it.
@@ -152,9 +152,9 @@ def _lane(seed, index, purpose, code, out, part):
         rng = philox.stream(seed, index, purpose + attempt)
         kind = draw_kind(rng, out.shape[0]) if code == -3 else code
         if kind == -2:
-            properties = _composite(rng, out, part)
+            properties = _composite(rng, out, part, trace)
         else:
-            properties = _whole(kind, rng, out)
+            properties = _whole(kind, rng, out, trace)
         if _usable(out):
             return properties
     # Noise is never constant
@@ -164,14 +164,14 @@ def _lane(seed, index, purpose, code, out, part):
 
 
 @numba.njit(nogil=True, cache=True)
-def _augmented(properties, rng, out):
+def _augmented(properties, rng, out, trace):
     """Change out (T,) by a random few of mixture.AUGMENTATIONS; returns properties."""
     for code in range(mixture.AUGMENTATION_SHARE.shape[0]):
         if not philox.bernoulli(rng, mixture.AUGMENTATION_SHARE[code]):
             continue
         if code == mixture.CENSOR and properties & _HAS_UNIT_ROOT != 0:
             continue
-        dispatch.change(code, rng, out)
+        dispatch.change(code, rng, out, trace)
         if code == mixture.ACCUMULATE:
             properties |= _HAS_UNIT_ROOT
     return properties
@@ -222,11 +222,11 @@ def _place(rng, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _gaps(rng, out):
+def _gaps(rng, out, trace):
     """Write NaN into out (T,), by one mechanism, leaving at least one value."""
     first = out[0]
     kind = choose(rng, mixture.GAP_CUMULATIVE)
-    dispatch.change(mixture.AUGMENTATION_SHARE.shape[0] + kind, rng, out)
+    dispatch.change(mixture.AUGMENTATION_SHARE.shape[0] + kind, rng, out, trace)
     for t in range(out.shape[0]):
         if not math.isnan(out[t]):
             return
@@ -234,9 +234,10 @@ def _gaps(rng, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def make_item(seed, index, out):
+def make_item(seed, index, out, trace):
     """What `fill_item` does; reached through `dispatch`, so that it is compiled once."""
     V, T = out.shape
+    trace[0], trace[1] = index, -1
     rng = philox.stream(seed, index, _ITEM)
     part, parent = np.empty(T), np.empty(T)
     # Siblings: one recipe for all variates, as sensors of one machine or shops of one chain have
@@ -247,17 +248,17 @@ def make_item(seed, index, out):
     properties = np.zeros(V, np.int64)
     for v in range(V):
         lane = _FIRST_LANE + v * _SERIES_STRIDE
-        properties[v] = _lane(seed, index, lane, kind, out[v], part)
+        properties[v] = _lane(seed, index, lane, kind, out[v], part, trace)
         mixing = philox.stream(seed, index, lane + _FINISH)
         if philox.bernoulli(mixing, mixture.MIXUP_SHARE):
             parents = 1 if philox.bernoulli(mixing, 0.7) else 2
             for p in range(1, parents + 1):
-                other = _lane(seed, index, lane + p * _LANE_STRIDE, kind, parent, part)
+                other = _lane(seed, index, lane + p * _LANE_STRIDE, kind, parent, part, trace)
                 augment.mixup(mixing, out[v], parent)
                 # A count mixed with anything is no longer a count
                 properties[v] = (properties[v] | other) & _HAS_UNIT_ROOT
     if coupled:
-        dispatch.couple(choose(rng, mixture.COUPLER_CUMULATIVE), rng, out)
+        dispatch.couple(choose(rng, mixture.COUPLER_CUMULATIVE), rng, out, trace)
         # Any variate may now hold any other
         together = 0
         for v in range(V):
@@ -268,19 +269,19 @@ def make_item(seed, index, out):
         finish = philox.stream(seed, index, _FIRST_LANE + v * _SERIES_STRIDE + _FINISH + 1)
         if properties[v] & _NATURAL_COUNT == 0:
             part[:] = out[v]
-            _augmented(properties[v], finish, out[v])
+            _augmented(properties[v], finish, out[v], trace)
             _skew(finish, out[v])
             if not _usable(out[v]):
                 out[v] = part
             _place(finish, out[v])
         if missing:
-            _gaps(finish, out[v])
+            _gaps(finish, out[v], trace)
 
 
 @philox.leaf
-def fill_prepared(seed, index, out):
-    """`fill_item` for jitted callers, which have called `dispatch.prepare` before."""
-    dispatch.fill_item(seed, index, out)
+def fill_prepared(seed, index, out, trace):
+    """`fill_item` for jitted callers, which have called `dispatch.prepare` before; trace: as `dispatch` has it."""
+    dispatch.fill_item(seed, index, out, trace)
 
 
 def fill_item(seed: int, index: int, out: np.ndarray) -> None:
@@ -297,7 +298,7 @@ def fill_item(seed: int, index: int, out: np.ndarray) -> None:
             f"got {out.dtype} {out.shape} with strides {out.strides}"
         )
     dispatch.prepare()
-    fill_prepared(int(seed), int(index), out)
+    fill_prepared(int(seed), int(index), out, dispatch.new_trace())
 
 
 def sample(seed: int, index: int, length: int, variates: int = 1) -> np.ndarray:
@@ -325,7 +326,8 @@ def sample_family(name: str, seed: int, index: int, length: int) -> np.ndarray:
         raise ValueError(f"family must be one of {', '.join(families())}; got {name!r}")
     dispatch.prepare()
     out = np.empty(length)
-    fill_family(families().index(name), philox.stream(seed, index, _ITEM), out)
+    rng = philox.stream(seed, index, _ITEM)
+    fill_family(families().index(name), rng, out, dispatch.new_trace())
     return out
 
 

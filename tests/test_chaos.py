@@ -6,6 +6,7 @@ chaos drives them apart.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -135,3 +136,64 @@ def test_neurons_spike_and_rest() -> None:
     # Potential and recovery of Hindmarsh and Rose stay within these; most spike again and again
     assert np.median(crossings) > 10
     assert all(-15.0 < draw("neuron", i).min() and draw("neuron", i).max() < 4.0 for i in range(20))
+
+
+# Sprott 2003, appendix A; Hindmarsh and Rose 1984 with a 1, b 3, c 1, d 5, s 4, rest -1.6
+
+
+def lorenz(x: float, y: float, z: float, p: np.ndarray) -> list[float]:
+    return [p[0] * (y - x), x * (p[1] - z) - y, x * y - p[2] * z]
+
+
+def rossler(x: float, y: float, z: float, p: np.ndarray) -> list[float]:
+    return [-y - z, x + p[0] * y, p[1] + z * (x - p[2])]
+
+
+def neuron(x: float, y: float, z: float, p: np.ndarray) -> list[float]:
+    return [y - x**3 + 3 * x**2 - z + p[0], 1 - 5 * x**2 - y, p[1] * (4 * (x + 1.6) - z)]
+
+
+@pytest.mark.parametrize(("which", "law"), list(enumerate([lorenz, rossler, neuron])))
+def test_flows_move_by_their_equations(
+    which: int, law: Callable[..., list[float]], rng: np.random.Generator
+) -> None:
+    step = 1e-5
+    for _ in range(20):
+        state, p = rng.normal(size=3), rng.uniform(0.1, 3.0, size=3)
+        before = state.copy()
+        chaos.integrate(which, state, p, step, 1, 0, 0, np.empty(1))
+        expected = law(*(0.5 * (before + state)), p)
+        np.testing.assert_allclose((state - before) / step, expected, atol=1e-6)
+
+
+def test_mackey_glass_feels_its_past_by_the_delay_drawn() -> None:
+    own, other = [], []
+    for index in range(80):
+        rng = stream(index)
+        delay = philox.between(rng, 15.0, 40.0)
+        step, inner = chaos._rate(rng, 0.5, 0.4, 4.0)
+        per_value = step * inner
+        steps = int(delay / step) + 1
+        for _ in range(1 + steps):
+            philox.uniform(rng)
+        noisy = philox.bernoulli(rng, 0.3)
+        # Too coarse for a difference to be a derivative
+        if noisy or per_value > 1.0:
+            continue
+        x = draw("mackey_glass", index)
+        slope = (x[2:] - x[:-2]) / (2 * per_value)
+        times = np.arange(LENGTH) * per_value
+
+        def unexplained(
+            delay: float, x: np.ndarray = x, slope: np.ndarray = slope, times: np.ndarray = times
+        ) -> float:
+            past = np.interp(times[1:-1] - delay, times, x)
+            left = slope - (0.2 * past / (1 + past**10) - 0.1 * x[1:-1])
+            known = times[1:-1] > delay
+            return float(left[known].std() / slope[known].std())
+
+        own.append(unexplained(steps * step))
+        other.append(unexplained(1.15 * steps * step))
+    assert len(own) > 15
+    assert np.median(own) < 0.05
+    assert np.median(other) > 0.2

@@ -1,15 +1,20 @@
 """Batches: the same bits for any number of workers and processes, honest windows, clean endings."""
 
 import dataclasses
+import re
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
 
 from tinytsm.config import ModelConfig, TrainConfig
 from tinytsm.data import Batch, Feeder, GeneratorError, Plan
+from tinytsm.synth import dispatch, generator, philox
 
 MODEL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
@@ -139,28 +144,65 @@ def test_production_is_bounded() -> None:
         assert made == [0, 1, 2, 3]
 
 
-def test_an_error_in_a_worker_surfaces_with_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tinytsm.data
+@numba.njit
+def _planted(rng, out):
+    # Purpose and index of a stream stand in its words; see philox.stream
+    out[:] = 1.0
+    if rng[4] % 64 == 17:
+        raise ArithmeticError("planted")
+    for t in range(out.size):
+        out[t] = philox.normal(rng)
 
-    real, plan = tinytsm.data.fill_windows, Plan(MODEL, TRAIN)
-    bad = plan.first_item(2) + 1
 
-    def fail(
-        seed: int, first: int, variates: int, share: float, x: np.ndarray, *rest: object
-    ) -> None:
-        if first <= bad < first + len(x) // variates:
-            raise ArithmeticError("planted")
-        real(seed, first, variates, share, x, *rest)
+@pytest.fixture
+def faulty_family() -> Iterator[str]:
+    """A family that raises for some items, in jitted code, as a fault in a prior would."""
+    families = dispatch._families
+    row = families.names.index("noise.white")
+    dispatch.prepare()
+    _planted.compile(families.arguments)
+    # Numba's annotations know less of what is compiled than `dispatch` uses
+    compiled: Any = _planted.overloads[families.arguments]
+    kept = families.addresses[row]
+    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    families.addresses[row] = address
+    yield families.names[row]
+    families.addresses[row] = kept
 
-    monkeypatch.setattr(tinytsm.data, "fill_windows", fail)
+
+def test_an_error_in_a_worker_surfaces_with_its_item_and_family(faulty_family: str) -> None:
+    plan = Plan(MODEL, TrainConfig(batch_tokens=4096, seed=5))
     threads = threading.active_count()
     feeder = Feeder(plan, start=0, device=CPU, workers=2, prefetch=2)
-    next(feeder), next(feeder)
-    with pytest.raises(
-        GeneratorError, match=rf"item {bad} of seed 5 \(batch 2\) failed: .*planted"
+    with pytest.raises(GeneratorError) as caught:
+        for _ in range(200):
+            next(feeder)
+    assert threading.active_count() == threads
+    found = re.fullmatch(
+        rf"batch (\d+) of seed 5 failed at item (\d+), in {faulty_family}: ArithmeticError\('planted'\)",
+        str(caught.value),
+    )
+    assert found, str(caught.value)
+    batch, item = int(found[1]), int(found[2])
+    assert item % 64 == 17
+    assert item in range(plan.first_item(batch), plan.first_item(batch + 1))
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+    # It is the batch that fails, in any thread, and the family, in any call
+    with pytest.raises(GeneratorError, match=f"item {item}, in {faulty_family}"):
+        plan.fill(batch, torch.empty(plan.values(plan.bucket(batch))))
+    with pytest.raises(ArithmeticError, match="planted"):
+        generator.sample_family(faulty_family, 5, 17, 50)
+
+
+def test_an_error_of_another_kind_in_a_worker_is_raised_as_it_is() -> None:
+    def fail(number: int, buffer: torch.Tensor) -> None:
+        raise MemoryError(f"batch {number}")
+
+    with (
+        Feeder(Plan(MODEL, TRAIN), start=3, device=CPU, workers=1, fill=fail) as feeder,
+        pytest.raises(MemoryError, match="batch 3"),
     ):
         next(feeder)
-    assert threading.active_count() == threads
 
 
 def test_closing_leaves_no_thread() -> None:

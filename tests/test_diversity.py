@@ -1,5 +1,6 @@
 """Coverage holds its definition, features say what they are named for, rivals are what they claim to be."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -93,6 +94,27 @@ def test_coverage_counts_what_is_near(rng: np.random.Generator) -> None:
     assert diversity.cover(space, rng.normal(size=(200, 5))).strict > 0.9
 
 
+def test_coverage_is_the_same_in_parts(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, made = rng.normal(size=(40, 3)), rng.normal(size=(101, 3))
+    space = diversity.make_space(rows, np.repeat(["a", "b"], 20))
+    whole = diversity.cover(space, made)
+    monkeypatch.setattr(diversity, "_AT_ONCE", 7 * 40)
+    parts = diversity.cover(space, made)
+    np.testing.assert_array_equal(parts.nearest, whole.nearest)
+    np.testing.assert_allclose(parts.miss, whole.miss, rtol=1e-12)
+    assert (parts.share, parts.strict) == (whole.share, whole.strict)
+
+
+def test_half_of_the_real_series_measures_the_other_half(rng: np.random.Generator) -> None:
+    alike = np.repeat(rng.normal(size=(100, 4)), 4, axis=0) + 1e-6 * rng.normal(size=(400, 4))
+    source = np.tile(["a", "b", "c", "d"], 100)
+    # Each series has three twins, one of which is in the other half seven times of eight
+    space = dataclasses.replace(diversity.make_space(alike, source), tau=1e-3)
+    assert 0.75 < diversity.halves(space, seed=0) < 0.98
+
+
 def test_coverage_is_the_same_in_any_unit(rng: np.random.Generator) -> None:
     rows, made = rng.normal(size=(80, 3)), rng.normal(size=(60, 3))
     source = np.repeat(["a", "b"], 40)
@@ -100,6 +122,25 @@ def test_coverage_is_the_same_in_any_unit(rng: np.random.Generator) -> None:
     plain = diversity.cover(diversity.make_space(rows, source), made)
     other = diversity.cover(diversity.make_space(rows * unit + shift, source), made * unit + shift)
     np.testing.assert_allclose(plain.miss, other.miss, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(0, []), (60, [60]), (3000, [300, 3000]), (60000, [600, 6000, 60000])]
+)
+def test_generators_are_compared_at_tenths(count: int, sizes: list[int]) -> None:
+    assert diversity._sizes(count) == sizes
+
+
+def test_a_draw_without_description_takes_its_place() -> None:
+    pytest.importorskip("pycatch22")
+
+    def sampler(seed: int, index: int, length: int) -> np.ndarray:
+        t = np.arange(length)
+        return np.zeros(length) if index == 1 else np.sin(t * (1 + index))
+
+    cloud = diversity.made_up(sampler, np.full(4, 50), seed=0, name="waves")
+    assert cloud.index.tolist() == [0, 2, 3]
+    assert [len(cloud.first(n)) for n in (1, 2, 3, 4)] == [1, 1, 2, 3]
 
 
 def test_contributions_share_out_the_real_series() -> None:
@@ -123,6 +164,7 @@ def test_kernel_synth_has_the_published_bank() -> None:
     assert len({matrix.tobytes() for matrix in bank}) == 31  # period 4 stands there three times
     for matrix in bank:
         assert np.linalg.eigvalsh(matrix)[0] > -1e-8 * np.trace(matrix)
+    np.testing.assert_array_equal(rivals._bank(7)[:200, :200], bank[7])
     # a day of hours: alike after 24 steps, but for the grid's 1023 intervals
     assert bank[0][0, 24] > 0.999 and bank[0][0, 12] < 0.5
 
@@ -175,10 +217,16 @@ def test_command_reports_and_draws(
     document = json.loads(out.splitlines()[-1])
     # two windows of each long wave, none of the constant
     assert out.startswith("12 real windows of 2 data sets")
-    ours = document["generators"]["SynthTS"]
-    assert ours["series"] > 50
+    found = document["generators"]["SynthTS"]
+    # As many as the rivals, as half of the real series, and all
+    assert [one["series"] for one in found] == [4, 6, 60]
+    coverage = [one["coverage"] for one in found]
+    assert 0.0 <= coverage[0] <= coverage[1] <= coverage[2] <= 1.0
+    ours = found[-1]
     by_frequency = document["by_frequency"]
     assert ours["coverage"] == pytest.approx((by_frequency["D"] + by_frequency["H"]) / 2)
+    assert document["by_data_set"]["walks"] == by_frequency["D"]
+    assert 0.0 <= document["real_half"] <= 1.0
     assert {"TempoPFN-like mixture", "KernelSynth"} < document["generators"].keys()
     assert sum(one["nearest"] for one in document["families"].values()) == pytest.approx(1.0)
     for name in ("synth_map.png", "synth_misses.png"):

@@ -25,7 +25,7 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
     """An item of one variate is made again by hand, each lane from nothing but seed, index and purpose."""
     dispatch.prepare()
     lane, mixed = generator._FIRST_LANE, 0
-    parent, part = np.empty(LENGTH), np.empty(LENGTH)
+    parent, part, trace = np.empty(LENGTH), np.empty(LENGTH), dispatch.new_trace()
     for index in range(120):
         mixing = philox.stream(SEED, index, lane + generator._FINISH)
         if not philox.bernoulli(mixing, mixture.MIXUP_SHARE):
@@ -36,10 +36,10 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
         # The last parent first: the order of the drawing is no matter
         for p in range(count, 0, -1):
             purpose = lane + p * generator._LANE_STRIDE
-            other = generator._lane(SEED, index, purpose, -3, parent, part)
+            other = generator._lane(SEED, index, purpose, -3, parent, part, trace)
             parents.insert(0, (other, parent.copy()))
         x = np.empty(LENGTH)
-        properties = generator._lane(SEED, index, lane, -3, x, part)
+        properties = generator._lane(SEED, index, lane, -3, x, part, trace)
         for other, series in parents:
             augment.mixup(mixing, x, series)
             properties = (properties | other) & generator._HAS_UNIT_ROOT
@@ -48,12 +48,12 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
         )
         finish = philox.stream(SEED, index, lane + generator._FINISH + 1)
         before = x.copy()
-        generator._augmented(properties, finish, x)
+        generator._augmented(properties, finish, x, trace)
         generator._skew(finish, x)
         if not generator._usable(x):
             x = before
         generator._place(finish, x)
         if missing:
-            generator._gaps(finish, x)
+            generator._gaps(finish, x, trace)
         np.testing.assert_array_equal(generator.sample(SEED, index, LENGTH)[0], x)
     assert mixed > 8

@@ -146,6 +146,39 @@ def test_near_walks_have_no_drift_and_white_steps() -> None:
     assert abs(np.median([correlation(s, 5) for s in steps])) < 0.05
 
 
+def test_near_walks_are_pulled_by_the_share_drawn() -> None:
+    """Undoing the pull leaves standard normals that know nothing of the level; another pull does not."""
+    length, moments, own, other = 1000, [], [], []
+    for index in range(500):
+        rng = stream(index)
+        pull = 0.0
+        if not philox.bernoulli(rng, 0.5):
+            pull = min(philox.log_uniform(rng, 0.5, 30.0) / length, 0.5)
+        if philox.bernoulli(rng, 0.5):
+            # student steps have no law that a few draws would show
+            continue
+        moving = philox.bernoulli(rng, 0.4)
+        if moving:
+            philox.uniform(rng)
+        philox.uniform(rng)
+        if moving or philox.bernoulli(rng, 0.25):
+            continue
+        x = draw(dynamics.near_walk, index, length)
+        level = x[:-1]
+        steps = x[1:] - (1.0 - pull) * level
+        moments.append([steps.mean(), (steps * steps).mean() - 1.0])
+        if pull * length > 5.0:
+            size = math.sqrt(level @ level)
+            own.append(level @ steps / size)
+            other.append(level @ (steps - pull * level) / size)
+    assert len(moments) > 80 and len(own) > 15
+    bound = 5 / math.sqrt(len(moments) * length)
+    assert np.abs(np.mean(moments, axis=0)).max() < bound * math.sqrt(2)
+    # A test statistic of unit spread; a little below zero, as in any autoregression
+    assert abs(np.mean(own)) < 0.3 + 4 / math.sqrt(len(own))
+    assert np.mean(other) < -2.0
+
+
 def test_loads_repeat_after_a_week_and_rest_on_sundays() -> None:
     weeks, days = [], []
     for index in range(40):
@@ -154,6 +187,33 @@ def test_loads_repeat_after_a_week_and_rest_on_sundays() -> None:
         weeks.append(correlation(x, 7 * size))
         days.append(correlation(x, size // 2))
     assert np.median(weeks) > 0.6 > np.median(days)
+
+
+def test_sundays_take_off_the_drop_drawn() -> None:
+    asked, seen = [], []
+    for index in range(120):
+        rng = stream(index)
+        size = int(seasonal._DAYS[philox.integer(rng, 0, 3)])
+        table = np.empty(size + 1)
+        for most in (6, 5, 5):
+            harmonics = philox.integer(rng, 2, most)
+            seasonal.fill_harmonics(rng, table, size, harmonics, philox.between(rng, 0.5, 1.5))
+        for _ in range(2):
+            philox.uniform(rng)
+        philox.uniform(rng)
+        drop = philox.log_uniform(rng, 0.02, 0.4)
+        # Saturday, swing, year, holiday, weather and its memory, the rest and its memory
+        for _ in range(8):
+            philox.uniform(rng)
+        philox.normal(rng)
+        phase, today = philox.integer(rng, 0, size), philox.integer(rng, 0, 7)
+        x = draw(seasonal.load, index, 7 * size * 30)
+        day = (today + (phase + np.arange(x.size)) // size) % 7
+        asked.append(1.0 - drop)
+        seen.append(x[day == 6].mean() / x[day < 5].mean())
+    assert np.corrcoef(asked, seen)[0, 1] > 0.9
+    # Thirty weeks of weather average out over many draws
+    assert np.mean(np.array(seen) - asked) == pytest.approx(0.0, abs=0.02)
 
 
 def test_visits_are_whole_and_follow_the_week() -> None:
@@ -167,7 +227,105 @@ def test_visits_are_whole_and_follow_the_week() -> None:
     assert len(likeness) > 15 and np.median(likeness) > 0.5
 
 
+def test_visits_have_the_mean_and_the_week_drawn() -> None:
+    levels, slopes = [], []
+    for index in range(150):
+        rng = stream(index)
+        size = (24, 24, 48, 96, 12)[philox.integer(rng, 0, 5)]
+        table = np.empty(size + 1)
+        harmonics = philox.integer(rng, 1, 6)
+        seasonal.fill_harmonics(rng, table, size, harmonics, philox.between(rng, 0.7, 2.0))
+        depth = philox.between(rng, 0.1, 1.5)
+        spread = philox.log_uniform(rng, 0.02, 0.5)
+        weekend = philox.between(rng, -1.2, 0.5) if philox.bernoulli(rng, 0.7) else 0.0
+        factors = spread * np.array([philox.normal(rng) for _ in range(7)])
+        factors[5:] += weekend
+        week = np.exp(depth * table[:size] + factors[:, None]).ravel()
+        mean = philox.log_uniform(rng, 0.3, 5000.0)
+        growth = philox.normal(rng)
+        for _ in range(2):
+            philox.uniform(rng)
+        if philox.bernoulli(rng, 0.5):
+            philox.uniform(rng)
+        # A burst outweighs weeks
+        if philox.bernoulli(rng, 0.3) or mean < 20.0:
+            continue
+        philox.uniform(rng)
+        start = philox.integer(rng, 0, 7 * size)
+        x = draw(counts.web_visits, index, 7 * size * 12)
+        profile = np.roll(x.reshape(12, -1).mean(axis=0), start)
+        grown = np.expm1(growth) / growth
+        levels.append(math.log(x.mean() / (mean * grown * week.mean())))
+        slopes.append(np.polyfit(np.log(week), np.log(profile + 0.1), 1)[0])
+    assert len(levels) > 40
+    assert abs(np.median(levels)) < 0.1
+    assert np.median(slopes) == pytest.approx(1.0, abs=0.03)
+
+
 # Traces
+
+
+def test_spikes_come_at_the_rate_and_with_the_tail_drawn() -> None:
+    length, wanted, found, excess = 1000, 0.0, 0, []
+    for index in range(3000):
+        rng = stream(index)
+        small = philox.log_uniform(rng, 0.002, 0.4)
+        if philox.bernoulli(rng, 0.6):
+            philox.uniform(rng)
+        rate = philox.log_uniform(rng, 0.002, 0.15) if philox.bernoulli(rng, 0.75) else 0.0
+        tail, height = philox.between(rng, 0.8, 3.0), philox.log_uniform(rng, 0.1, 10.0)
+        fades = philox.bernoulli(rng, 0.5)
+        if fades or philox.bernoulli(rng, 0.55):
+            continue
+        philox.uniform(rng)
+        if philox.bernoulli(rng, 0.5):
+            continue
+        philox.uniform(rng)
+        if philox.bernoulli(rng, 0.2) or philox.bernoulli(rng, 0.4):
+            continue
+        # No job, plateau, ceiling or last digit: a floor of one, and spikes that the noise does not hide
+        if height < 12 * small:
+            continue
+        peaks = draw(traces.machine_trace, index, length) - 1.0
+        peaks = peaks[peaks > 0.5 * height]
+        # One is certain; at the lowest the noise may take from a spike what it has
+        wanted += rate * length + 1.0
+        found += len(peaks)
+        excess.extend(tail * np.log(np.maximum(peaks / height, 1e-3)))
+    assert wanted > 1500
+    assert abs(found - wanted) < 5 * math.sqrt(wanted)
+    # Logarithms over a Pareto's foot are exponential with the tail's index
+    assert np.mean(excess) == pytest.approx(1.0, abs=0.1)
+
+
+def test_calm_is_as_quiet_and_as_long_as_drawn() -> None:
+    """Up to the first change, a regime without a cycle is an AR(1) of the size and memory drawn."""
+    length, squares, shares, louder = 1000, [], [], []
+    for index in range(400):
+        rng = stream(index)
+        philox.fill_normal(rng, np.empty(length))
+        philox.uniform(rng)
+        if not philox.bernoulli(rng, 0.5):
+            continue
+        share = philox.between(rng, 0.3, 0.95)
+        seasonal.period(rng, length)
+        for _ in range(2):
+            philox.normal(rng)
+        philox.uniform(rng)
+        noise, memory = philox.log_uniform(rng, 0.002, 0.1), philox.between(rng, 0.0, 0.98)
+        if not philox.bernoulli(rng, 0.5):
+            continue
+        x = draw(traces.regimes, index, length)
+        calm, rest = np.split(x, [math.ceil(share * length)])
+        steps = (calm[1:] - memory * calm[:-1]) / (noise * math.sqrt(1.0 - memory * memory))
+        squares.append((steps * steps).mean())
+        shares.append(share)
+        louder.append(np.abs(rest).max() > 2 * np.abs(calm).max())
+    assert len(squares) > 60
+    assert np.mean(squares) == pytest.approx(1.0, abs=5 * math.sqrt(2 / (300 * len(squares))))
+    assert np.ptp(squares) < 1.0
+    assert np.mean(shares) == pytest.approx(0.625, abs=0.08)
+    assert np.mean(louder) > 0.8
 
 
 def test_machine_traces_are_positive_and_peak_far_above_their_mean() -> None:

@@ -249,6 +249,8 @@ def test_shares_add_to_one(shares) -> None:
 
 
 def test_rows_call_the_functions_they_name() -> None:
+    trace = dispatch.new_trace()
+    assert dispatch.describe_trace(trace) == "item -1, before its first family"
     for name in generator.families():
         module, function = name.split(".")
         expected = np.empty(80)
@@ -258,14 +260,16 @@ def test_rows_call_the_functions_they_name() -> None:
         base = generator.sample_family("dynamics.ar2", 1, 1, 200)
         expected = base.copy()
         getattr(augment, row.name)(stream(code), expected)
-        dispatch.change(code, stream(code), base)
+        dispatch.change(code, stream(code), base, trace)
         np.testing.assert_array_equal(base, expected)
+        assert dispatch.describe_trace(trace).endswith(f", in augment.{row.name}")
     for code, row in enumerate(mixture.COUPLERS):
         pair = np.stack([generator.sample_family("dynamics.ar2", 1, i, 200) for i in range(3)])
         mixed = pair.copy()
         getattr(multivariate, row.name)(stream(code), mixed)
-        dispatch.couple(code, stream(code), pair)
+        dispatch.couple(code, stream(code), pair, trace)
         np.testing.assert_array_equal(pair, mixed)
+        assert dispatch.describe_trace(trace).endswith(f", in multivariate.{row.name}")
 
 
 def test_every_family_is_documented() -> None:

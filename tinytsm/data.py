@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class GeneratorError(RuntimeError):
-    """A batch could not be made; the message names the item."""
+    """A batch could not be made; the message names the item and its family."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -132,11 +132,11 @@ def _write_window(series, lead, start, hidden, x, target):
 
 
 @numba.njit(nogil=True, cache=True)
-def fill_windows(seed, first_item, variates, mask_share, x, target, resolution):
+def fill_windows(seed, first_item, variates, mask_share, x, target, resolution, trace):
     """Fill a batch with the items from `first_item` on.
 
     x: (S, N * P) and target: (S, N + K, P) float32, resolution: (S,) float32. All variates of an item share their
-    truncation and hidden patches.
+    truncation and hidden patches. trace: as `dispatch` has it, to tell where an error came from.
     """
     patch = target.shape[2]
     context = x.shape[1]
@@ -154,7 +154,7 @@ def fill_windows(seed, first_item, variates, mask_share, x, target, resolution):
             if future < horizon:
                 lead = start
         series = np.empty((variates, context - lead + future))
-        fill_prepared(seed, index, series)
+        fill_prepared(seed, index, series, trace)
         hidden[:] = False
         if philox.uniform(rng) < mask_share:
             _hide(rng, hidden)
@@ -176,6 +176,7 @@ def prepare() -> None:
         np.empty((1, patch), np.float32),
         np.empty((1, 2, patch), np.float32),
         np.empty(1, np.float32),
+        dispatch.new_trace(),
     )
 
 
@@ -239,42 +240,26 @@ class Plan:
         return number * _ITEMS_APART + self.rank * (bucket.series // bucket.variates)
 
     def fill(self, number: int, buffer: Tensor) -> None:
-        """Write batch `number` into a flat buffer."""
-        bucket = self.bucket(number)
+        """Write batch `number` into a flat buffer. Raises GeneratorError."""
+        bucket, seed = self.bucket(number), self.train.seed
         x, target, resolution = (view.numpy() for view in self.views(buffer, bucket))
-        fill_windows(
-            self.train.seed,
-            self.first_item(number),
-            bucket.variates,
-            self.train.mask_share,
-            x,
-            target,
-            resolution,
-        )
+        first, trace = self.first_item(number), dispatch.new_trace()
+        try:
+            fill_windows(
+                seed, first, bucket.variates, self.train.mask_share, x, target, resolution, trace
+            )
+        # whatever it is, the message must name the item
+        except Exception as error:
+            where = dispatch.describe_trace(trace)
+            raise GeneratorError(
+                f"batch {number} of seed {seed} failed at {where}: {error!r}"
+            ) from error
 
     def offsets(self, number: int) -> Tensor:
         """Where each series starts on the coarse grid: every start equally often in a batch."""
         bucket = self.bucket(number)
         first = self.rank * bucket.series + number
         return (first + torch.arange(bucket.series)) % TOKEN_MULTIPLE
-
-    def describe_failure(self, number: int, error: BaseException) -> str:
-        """Which item of a batch fails: its items are made again, one by one."""
-        bucket, seed = self.bucket(number), self.train.seed
-        x, target, resolution = (
-            view[: bucket.variates].numpy()
-            for view in self.views(torch.empty(self.values(bucket)), bucket)
-        )
-        first = self.first_item(number)
-        for item in range(first, first + bucket.series // bucket.variates):
-            try:
-                fill_windows(
-                    seed, item, bucket.variates, self.train.mask_share, x, target, resolution
-                )
-            # whatever it is, the message must name the item
-            except Exception as cause:  # noqa: BLE001
-                return f"item {item} of seed {seed} (batch {number}) failed: {cause!r}"
-        return f"batch {number} of seed {seed}, items from {first} on, failed: {error!r}"
 
 
 class Feeder:
@@ -327,10 +312,7 @@ class Feeder:
                 self._fill(number, buffer)
             # carried to the consumer, which raises it
             except BaseException as error:  # noqa: BLE001
-                message = self.plan.describe_failure(number, error)
-                failure = GeneratorError(message)
-                failure.__cause__ = error
-                self._ready[worker].put(failure)
+                self._ready[worker].put(error)
                 return
             self._ready[worker].put(buffer)
             number += len(self._threads)

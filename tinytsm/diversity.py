@@ -1,7 +1,7 @@
 """How much of real data SynthTS reaches: coverage in a space of features.
 
     tinytsm diversity --pack DIR
-    tinytsm diversity --pack DIR --rivals 600 --pictures docs/images
+    tinytsm diversity --pack DIR --items 60000 --rivals 6000 --pictures docs/images
 
 Every series is described by some thirty numbers (tinytsm/features.py), the same for any level and scale. Each is
 centred on the real series' median, divided by their interquartile range and squashed by asinh; distance is Euclidean.
@@ -11,8 +11,9 @@ centred on the real series' median, divided by their interquartile range and squ
 
 So an unseen data set that is as near as data sets are to one another covers half; a better generator covers more. The
 strict coverage is that of Naeem et al. 2020 (arXiv 2002.09797): a made-up series lies nearer than the fifth nearest
-real one, any data set's. Both grow with the number of series made up, so generators are compared at equal numbers.
-Made-up series have the lengths of the real ones, drawn anew.
+real one, any data set's. Both grow with the number of series made up, so generators are compared at equal numbers: all,
+a tenth of them, a hundredth. Made-up series have the lengths of the real ones, drawn anew. For comparison, one half of
+the real windows, drawn at random, is measured by the other: what as many series of the very same data sets score.
 
 Real series are windows of at most 1024 steps, a capped number from each data set. The pack is looked at, never
 trained on. The last line printed is one JSON document.
@@ -35,6 +36,10 @@ from tinytsm.synth import generator, mixture
 from tinytsm.tables import InputError
 
 LONGEST = 1024
+# fewer series than this are not compared
+_FEWEST = 100
+# points of a generator on the map, and distances held at once
+_ON_MAP, _AT_ONCE = 600, 1 << 22
 # the neighbour that bounds a real series' ball, by the source of the strict coverage
 _NEIGHBOUR = 5
 Sampler = Callable[[int, int, int], np.ndarray]
@@ -80,19 +85,27 @@ def real_series(pack: Path, *, per_dataset: int, seed: int) -> tuple[Described, 
     return Described(values=values, features=np.array(rows), source=np.array(source)), frequency
 
 
-def made_up(
-    sampler: Sampler, lengths: np.ndarray, *, seed: int, source: str, first: int = 0
-) -> Described:
-    """Draws first, first + 1, ... of a sampler at these lengths (n,); those that cannot be described are left out."""
-    values, rows = [], []
-    for index, length in enumerate(tqdm(lengths, desc=source, disable=None, leave=False), first):
-        x = features.filled(sampler(seed, index, int(length)))
-        row = features.describe(x)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cloud:
+    """What the draws of a sampler are like. features: (m, F); index: (m,), which draw each row is, ascending."""
+
+    features: np.ndarray
+    index: np.ndarray
+
+    def first(self, count: int) -> np.ndarray:
+        """Features of those among the first `count` draws that could be described: (at most count, F)."""
+        return self.features[: np.searchsorted(self.index, count)]
+
+
+def made_up(sampler: Sampler, lengths: np.ndarray, *, seed: int, name: str) -> Cloud:
+    """Draws 0, 1, ... of a sampler at these lengths (n,); those that cannot be described are left out."""
+    rows, index = [], []
+    for i, length in enumerate(tqdm(lengths, desc=name, disable=None, leave=False)):
+        row = features.describe(sampler(seed, i, int(length)))
         if row is not None:
-            values.append(x)
             rows.append(row)
-    found = np.array(rows).reshape(len(rows), -1)
-    return Described(values=values, features=found, source=np.full(len(rows), source))
+            index.append(i)
+    return Cloud(features=np.array(rows).reshape(len(rows), -1), index=np.array(index))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,15 +165,30 @@ class Coverage:
 
 def cover(space: Space, rows: np.ndarray) -> Coverage:
     """How well made-up series with features (m, F), m >= 1, cover the real ones of a space."""
-    apart = distances(space.points, space.scale(rows))
-    nearest = apart.argmin(axis=1)
-    best = apart[np.arange(len(apart)), nearest]
+    real = np.arange(len(space.points))
+    best, nearest = np.full(len(real), np.inf), np.zeros(len(real), np.int64)
+    step = max(1, _AT_ONCE // len(real))
+    for start in range(0, len(rows), step):
+        apart = distances(space.points, space.scale(rows[start : start + step]))
+        found = apart.argmin(axis=1)
+        closer = apart[real, found] < best
+        nearest[closer] = start + found[closer]
+        best[closer] = apart[real, found][closer]
     return Coverage(
         share=float((best < space.tau).mean()),
         strict=float((best < space.ball).mean()),
         nearest=nearest,
         miss=best / space.tau,
     )
+
+
+def halves(space: Space, *, seed: int) -> float:
+    """The share of one random half of the real series that the other half covers, the mean of both ways."""
+    order = np.random.default_rng(seed).permutation(len(space.points))
+    one, other = np.array_split(order, 2)
+    apart = distances(space.points[one], space.points[other])
+    shares = [(apart.min(axis=axis) < space.tau).mean() for axis in (0, 1)]
+    return float(np.mean(shares))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,63 +272,70 @@ def report(args: argparse.Namespace) -> None:
     )
     rng = np.random.default_rng((args.seed, len(frequency)))
     lengths = rng.choice([len(x) for x in real.values], size=max(args.items, args.rivals))
-    ours = made_up(synth_ts, lengths[: args.items], seed=args.seed, source="SynthTS")
-    found = cover(space, ours.features)
     print(f"\n{'generator':24}{'series':>8}{'coverage':>10}{'strict':>8}")
-    generators: dict[str, object] = {}
-    line = functools.partial(_line, generators)
-    line("SynthTS", len(ours.values), found)
-    clouds = {"SynthTS": ours}
-    if args.rivals:
-        equal = cover(space, ours.features[: args.rivals])
-        line("SynthTS, as many as rivals", min(args.rivals, len(ours.values)), equal)
-        for name, sampler in (
-            ("TempoPFN-like mixture", rivals.tempo_like),
-            ("KernelSynth", rivals.kernel_synth),
-        ):
-            cloud = made_up(sampler, lengths[: args.rivals], seed=args.seed, source=name)
-            line(name, len(cloud.values), cover(space, cloud.features))
-            clouds[name] = cloud
-
-    print(f"\n{'frequency':12}{'real':>6}{'coverage':>10}{'median miss / tau':>19}")
-    steps = np.array([frequency[name] for name in real.source])
-    for step in sorted(set(steps)):
-        miss = found.miss[steps == step]
-        print(f"{step:12}{len(miss):6}{(miss < 1).mean():10.3f}{np.median(miss):19.2f}")
+    half = halves(space, seed=args.seed)
+    print(f"{'real, the other half':24}{len(real.values) // 2:8,}{half:10.3f}", flush=True)
+    sizes = sorted({len(real.values) // 2, *_sizes(args.items), *_sizes(args.rivals)})
+    clouds: dict[str, Cloud] = {}
+    generators: dict[str, list[dict[str, float]]] = {}
+    for name, sampler, count in (
+        ("SynthTS", synth_ts, args.items),
+        ("TempoPFN-like mixture", rivals.tempo_like, args.rivals),
+        ("KernelSynth", rivals.kernel_synth, args.rivals),
+    ):
+        if not count:
+            continue
+        clouds[name] = made_up(sampler, lengths[:count], seed=args.seed, name=name)
+        generators[name] = []
+        for size in sizes:
+            if size <= count:
+                one = cover(space, clouds[name].first(size))
+                print(f"{name:24}{size:8,}{one.share:10.3f}{one.strict:8.3f}", flush=True)
+                generators[name].append(
+                    {"series": size, "coverage": one.share, "strict": one.strict}
+                )
+    found = cover(space, clouds["SynthTS"].features)
     document = {
         "mixture": mixture.MIXTURE_VERSION,
         "tau": space.tau,
+        "real_half": half,
         "generators": generators,
-        "by_frequency": {s: float((found.miss[steps == s] < 1).mean()) for s in sorted(set(steps))},
+        "by_frequency": _grouped(
+            "frequency", np.array([frequency[name] for name in real.source]), found.miss
+        ),
+        "by_data_set": _grouped("data set", real.source, found.miss),
     }
-
     if args.per_family:
         document["families"] = _families(space, lengths, args)
     if args.pictures is not None:
-        args.pictures.mkdir(parents=True, exist_ok=True)
-        gallery.feature_map(
-            args.pictures / "synth_map.png",
-            space.points,
-            {n: space.scale(c.features[: args.rivals or None]) for n, c in clouds.items()},
-            near=space.tau,
-        )
-        gallery.misses(
-            args.pictures / "synth_misses.png", _worst(real, ours, found), title="furthest misses"
-        )
+        _draw(args.pictures, real, space, clouds, lengths, found, seed=args.seed)
     print(json.dumps(document))
 
 
-def _line(generators: dict[str, object], name: str, count: int, found: Coverage) -> None:
-    print(f"{name:24}{count:8,}{found.share:10.3f}{found.strict:8.3f}", flush=True)
-    generators[name] = {"series": count, "coverage": found.share, "strict": found.strict}
+def _sizes(count: int) -> list[int]:
+    """How many series are compared: all, a tenth of them, a hundredth, but not too few."""
+    fewer = [n for n in (count // 100, count // 10) if n >= _FEWEST]
+    return [*fewer, count] if count else []
 
 
-def _families(space: Space, lengths: np.ndarray, args: argparse.Namespace) -> dict[str, object]:
+def _grouped(title: str, group: np.ndarray, miss: np.ndarray) -> dict[str, float]:
+    """Print how far real series are missed, by group (n,); the groups' coverage, the least covered first."""
+    print(f"\n{title:32}{'real':>6}{'coverage':>10}{'median miss / tau':>19}{'furthest':>10}")
+    shares = {name: float((miss[group == name] < 1).mean()) for name in sorted(set(group))}
+    for name in sorted(shares, key=lambda name: shares[name]):
+        own = miss[group == name]
+        print(f"{name:32}{len(own):6}{shares[name]:10.3f}{np.median(own):19.2f}{own.max():10.2f}")
+    return shares
+
+
+def _families(
+    space: Space, lengths: np.ndarray, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
     rows = {}
     for name in generator.families():
         sampler = functools.partial(generator.sample_family, name)
         rows[name] = made_up(
-            sampler, lengths[: args.per_family], seed=args.seed, source=name
+            sampler, lengths[: args.per_family], seed=args.seed, name=name
         ).features
     found = contributions(space, rows)
     print(
@@ -312,16 +347,29 @@ def _families(space: Space, lengths: np.ndarray, args: argparse.Namespace) -> di
     return {name: vars(one) for name, one in found.items()}
 
 
-def _worst(real: Described, ours: Described, found: Coverage) -> list[gallery.Pair]:
-    """The furthest miss of each data set, furthest first."""
+def _draw(
+    folder: Path,
+    real: Described,
+    space: Space,
+    clouds: dict[str, Cloud],
+    lengths: np.ndarray,
+    found: Coverage,
+    *,
+    seed: int,
+) -> None:
+    """Write the map of the first points of each generator, and the furthest miss of each data set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    points = {name: space.scale(cloud.first(_ON_MAP)) for name, cloud in clouds.items()}
+    gallery.feature_map(folder / "synth_map.png", space.points, points, near=space.tau)
+    furthest = np.argsort(-found.miss)
+    _, first = np.unique(real.source[furthest], return_index=True)
     pairs: list[gallery.Pair] = []
-    taken: set[str] = set()
-    for i in np.argsort(-found.miss):
-        if real.source[i] not in taken:
-            taken.add(real.source[i])
-            title = f"{real.source[i]}: {found.miss[i]:.2f} tau"
-            pairs.append((title, real.values[i], ours.values[found.nearest[i]]))
-    return pairs
+    for i in furthest[np.sort(first)]:
+        # drawn again, since tens of thousands were not kept
+        index = int(clouds["SynthTS"].index[found.nearest[i]])
+        made = features.filled(synth_ts(seed, index, int(lengths[index])))
+        pairs.append((f"{real.source[i]}: {found.miss[i]:.2f} tau", real.values[i], made))
+    gallery.misses(folder / "synth_misses.png", pairs, title="furthest misses")
 
 
 if __name__ == "__main__":

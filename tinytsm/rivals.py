@@ -3,6 +3,8 @@
 Both have the shape of `generator.sample` for one variate: (seed, index, length) to (T,) float64.
 """
 
+import functools
+
 import numpy as np
 
 from tinytsm.synth import augment, generator, mixture, multivariate, philox
@@ -46,21 +48,30 @@ def kernel_synth(seed: int, index: int, length: int) -> np.ndarray:
     if length > _STEPS:
         raise ValueError(f"KernelSynth draws at most {_STEPS} steps, got {length}")
     rng = np.random.default_rng((seed, index))
-    times = np.linspace(0.0, 1.0, _STEPS)[:length]
-    apart = np.abs(times[:, None] - times[None, :])
-    joined = kernel(int(rng.integers(_KERNELS)), apart, times)
+    joined = _bank(int(rng.integers(_KERNELS)))[:length, :length].copy()
     for _ in range(int(rng.integers(_MOST_KERNELS))):
-        other = kernel(int(rng.integers(_KERNELS)), apart, times)
-        joined = joined + other if rng.random() < 0.5 else joined * other
+        other = _bank(int(rng.integers(_KERNELS)))[:length, :length]
+        if rng.random() < 0.5:
+            joined += other
+        else:
+            joined *= other
     return _cholesky(joined) @ rng.standard_normal(length)
+
+
+@functools.cache
+def _bank(number: int) -> np.ndarray:
+    """Row `number` of the bank at all steps: 8 MiB each, kept because making them costs more than all the rest."""
+    times = np.linspace(0.0, 1.0, _STEPS)
+    return kernel(number, np.abs(times[:, None] - times[None, :]), times)
 
 
 def _cholesky(covariance: np.ndarray) -> np.ndarray:
     """Lower factor (T, T), with as little white noise as floating point needs for smooth kernels, from 1e-9 on."""
-    unit = np.eye(len(covariance)) * covariance.diagonal().mean()
+    diagonal = covariance.diagonal().copy()
     for jitter in 10.0 ** np.arange(-9, -2):
+        np.fill_diagonal(covariance, diagonal + jitter * diagonal.mean())
         try:
-            return np.linalg.cholesky(covariance + jitter * unit)
+            return np.linalg.cholesky(covariance)
         except np.linalg.LinAlgError:
             continue
     raise ValueError("the covariance is not positive semidefinite, even with noise on its diagonal")
