@@ -245,14 +245,9 @@ def multiply_kernel(row, kind, scale, shape):
 
 @numba.njit(nogil=True, cache=True)
 def _add_four_waves(x, y, c, s, out):
-    """Add four sines to out (T,) by rotation, from states x, y (4,) and turns c, s (4,).
-
-    Side by side, because each rotation waits for the one before it: four take hardly longer than one.
-    """
-    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
-    y0, y1, y2, y3 = y[0], y[1], y[2], y[3]
-    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-    s0, s1, s2, s3 = s[0], s[1], s[2], s[3]
+    """Add four sines, states x, y (4,) and turns c, s (4,), to out (T,): side by side, as each waits on itself."""
+    x0, x1, x2, x3, y0, y1, y2, y3 = x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3]
+    c0, c1, c2, c3, s0, s1, s2, s3 = c[0], c[1], c[2], c[3], s[0], s[1], s[2], s[3]
     for t in range(out.size):
         out[t] = (((out[t] + x0) + x1) + x2) + x3
         x0, y0 = x0 * c0 - y0 * s0, x0 * s0 + y0 * c0
@@ -273,10 +268,9 @@ def add_periodic(rng, period, shape, weight, out):
     kernel = np.empty(_QUADRATURE)
     for i in range(_QUADRATURE):
         kernel[i] = math.exp((_COSINES[i] - 1.0) / (shape * shape))
-    # Sine, cosine and both of the turn of each harmonic; those left at zero add nothing
-    x, y = np.zeros(_HARMONICS), np.zeros(_HARMONICS)
-    c, s = np.zeros(_HARMONICS), np.zeros(_HARMONICS)
-    count = 0
+    # State and turn of each harmonic; those left at zero add nothing
+    waves, count = np.zeros((4, _HARMONICS)), 0
+    x, y, c, s = waves[0], waves[1], waves[2], waves[3]
     for j in range(1, _HARMONICS + 1):
         # At or above half the sampling rate a harmonic would be taken for a slower one
         if 2.0 * j >= period:
