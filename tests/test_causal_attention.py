@@ -92,8 +92,8 @@ def test_lengths_as_dispatched(tokens, dtype):
     wide = [w for w in attention.HEAD_WIDTHS if attention.supports(torch.empty(0, w, dtype=dtype))]
     width = wide[(LENGTHS.index(tokens) + DTYPES.index(dtype)) % len(wide)]
     # among a few rows eager may be exact by luck
-    series = max(1, 32 // tokens)
-    data = inputs(tokens=tokens, width=width, dtype=dtype, series=series, heads=1)
+    series, heads = max(1, 64 // tokens), 4 if tokens < 128 else 1
+    data = inputs(tokens=tokens, width=width, dtype=dtype, series=series, heads=heads)
     check(data, functools.partial(ops.causal_attention, backend="triton"))
 
 

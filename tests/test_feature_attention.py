@@ -114,7 +114,9 @@ GROUPS = (2, 5, 21, 32, 33, 63, 64, 65, 128, 129)
 def test_groups_as_dispatched(variates, dtype):
     wide = [w for w in attention.HEAD_WIDTHS if attention.supports(torch.empty(0, w, dtype=dtype))]
     turn = GROUPS.index(variates) + DTYPES.index(dtype)
-    data = inputs(variates, width=wide[turn % len(wide)], dtype=dtype, heads=1, tokens=2)
+    # among a few rows eager may be exact by luck
+    heads = 4 if variates < 128 else 1
+    data = inputs(variates, width=wide[turn % len(wide)], dtype=dtype, heads=heads, tokens=2)
     present = some_absent(variates) if turn % 2 else None
     check(data, variates, present, functools.partial(ops.feature_attention, backend="triton"))
 
