@@ -128,8 +128,12 @@ def test_effort_changes_what_is_forecast(
         assert cli.main([flags[0], "data.csv", *flags[1:], *more]) == 0
         return capsys.readouterr().out
 
-    standard = result()
-    assert result("--effort", "fast") == result("--no-symmetry") != standard
+    best = result("--effort", "best")
+    assert (
+        result("--effort", "fast")
+        == result("--effort", "best", "--strides", "1", "--no-symmetry")
+        != best
+    )
     assert cli.main([flags[0], "data.csv", *flags[1:], "--strides", "1,x"]) == 2
     assert "error: --strides must be auto or read like 1,2,4, got" in capsys.readouterr().err
 

@@ -68,7 +68,8 @@ def test_a_forecast_does_not_depend_on_its_batch(
 def test_any_horizon_in_order_and_never_narrower_at_a_roll(
     forecaster: TinyTSM, series: list[np.ndarray], horizon: int
 ) -> None:
-    quantiles, mean = forecaster.predict_quantiles(series, horizon)
+    # phases of a stride roll elsewhere, each of them by the same rule
+    quantiles, mean = forecaster.predict_quantiles(series, horizon, effort="fast")
     assert isinstance(quantiles, torch.Tensor) and isinstance(mean, torch.Tensor)
     assert quantiles.shape[1] == mean.shape[1] == horizon
     assert quantiles.isfinite().all() and mean.isfinite().all()

@@ -51,9 +51,9 @@ def test_a_batch_is_halved_until_it_fits(
     forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception], rng
 ) -> None:
     series = [rng.normal(size=100) for _ in range(40)]
-    wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7)
+    wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7, symmetry=True)
     asked = limit(forecaster, monkeypatch, 7, error)
-    quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32)
+    quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32, symmetry=True)
     # stays at what fitted; 8 rows are one too many
     assert asked == [32, 16, 8, *[4] * 20]
     torch.testing.assert_close(quantiles, wanted, rtol=1e-5, atol=1e-5)
@@ -100,7 +100,7 @@ def test_the_shape_of_a_pass_is_the_items_alone(
     forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = limit(forecaster, monkeypatch, 10**9, MemoryError)
-    forecaster.predict_quantiles([np.zeros(40)] * 3, 5)
-    forecaster.predict_quantiles([np.zeros(40)] * 33, 5)
+    for count in (3, 33):
+        forecaster.predict_quantiles([np.zeros(40)] * count, 5, symmetry=True)
     # mirrored rows share the pass: 16 series of 16 tokens, twice
     assert asked == [32, 32, 32, 32]
