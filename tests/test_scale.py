@@ -69,9 +69,9 @@ def test_a_block_is_forecast_as_a_frame(worker: scale.BlockForecaster, miniature
 def test_a_block_is_forecast_with_the_options(
     worker: scale.BlockForecaster, miniature: TinyTSM
 ) -> None:
-    fast = scale.BlockForecaster("nano", "cuda", OPTIONS | {"effort": "fast"})
-    got = fast(panel(2, 30))["predictions"]
-    wanted = miniature.predict_df(panel(2, 30), **OPTIONS, effort="fast")["predictions"]
+    best = scale.BlockForecaster("nano", "cuda", OPTIONS | {"effort": "best"})
+    got = best(panel(2, 30))["predictions"]
+    wanted = miniature.predict_df(panel(2, 30), **OPTIONS, effort="best")["predictions"]
     pd.testing.assert_series_equal(got, wanted)
     assert not got.equals(worker(panel(2, 30))["predictions"])
 
