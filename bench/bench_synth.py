@@ -25,10 +25,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import rivals
+from bench.record import ROOT, TINY
 from tinytsm.synth import generator, mixture, philox
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = os.environ.get("TINYTSM_BENCH_TINY", "0") not in ("", "0")
 LENGTH = 256 if TINY else 2816
 ITEMS = 2 if TINY else 200
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

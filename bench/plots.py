@@ -130,26 +130,29 @@ _PLOTS: dict[str, tuple[str, str, Callable[[Figure, Mapping[str, Any]], None]]] 
 }
 
 
+def _save(
+    path: Path, paint: Callable[[Figure, Any], None], content: Any, *, title: str | None = None
+) -> Path:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    paint(figure, content)
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=_DPI)
+    return path
+
+
 def draw(results: Path) -> list[Path]:
     """Draw what the results allow, beside them; returns the pictures' paths."""
     drawn = []
     for section, (file, title, paint) in _PLOTS.items():
         for document in record.read_all(results, section):
-            if not _drawable(section, document):
-                continue
-            figure = Figure(figsize=_SIZE, layout="constrained")
-            FigureCanvasAgg(figure)
-            paint(figure, document)
-            figure.suptitle(f"{title}: {document['machine']['device']}", fontsize=10)
-            path = record.path_of(document, results).with_name(file)
-            figure.savefig(path, dpi=_DPI)
-            drawn.append(path)
+            if _drawable(section, document):
+                path = record.path_of(document, results).with_name(file)
+                whole = f"{title}: {document['machine']['device']}"
+                drawn.append(_save(path, paint, document, title=whole))
     scored = record.by_model(results, "accuracy")
     if scored and "published" in scored[0]["summary"]:
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        FigureCanvasAgg(figure)
-        parameters(figure, scored)
         path = results / "accuracy" / "parameters.png"
-        figure.savefig(path, dpi=_DPI)
-        drawn.append(path)
+        drawn.append(_save(path, parameters, scored))
     return drawn

@@ -96,6 +96,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def silent_overflow() -> Iterator[None]:
+    """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
+    with np.errstate(over="ignore"):
+        yield
+
+
+@pytest.fixture
+def attention_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make dispatch take whole tiles wherever one is long enough ("whole"), or never ("stream")."""
+    from tinytsm.kernels import attention
+
+    def whole_tile(length, qkv, *, causal, backward):
+        fits = request.param == "whole" and length <= 128
+        return (64 if length <= 64 else 128) if fits else None
+
+    monkeypatch.setattr(attention, "whole_tile", whole_tile)
+
+
+@pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Uninitialised memory holds NaN (the largest value, in integer tensors).
 

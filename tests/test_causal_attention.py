@@ -5,7 +5,6 @@ Without a GPU, tests/test_interpreter.py runs this file under TRITON_INTERPRET=1
 
 import functools
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,31 +14,16 @@ from tinytsm.kernels import reference
 from tinytsm.testing import assert_as_good_as_eager, kernel_device
 
 DEVICE = kernel_device()
-pytestmark = pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1"),
+    pytest.mark.usefixtures("silent_overflow"),
+]
 if DEVICE is not None:
     from tinytsm.kernels import attention
     from tinytsm.kernels import causal_attention as kernel
 
 NAMES = ("out", "qkv_grad", "q_gain_grad", "k_gain_grad")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@pytest.fixture(autouse=True)
-def _silent_overflow():
-    """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
-    with np.errstate(over="ignore"):
-        yield
-
-
-@pytest.fixture
-def path(request, monkeypatch):
-    """Make dispatch take whole tiles wherever one is long enough, or never."""
-
-    def whole_tile(length, qkv, *, causal, backward):
-        fits = request.param == "whole" and length <= 128
-        return (64 if length <= 64 else 128) if fits else None
-
-    monkeypatch.setattr(attention, "whole_tile", whole_tile)
 
 
 def inputs(*, series=2, tokens=16, heads=2, width=32, dtype=torch.float32) -> list[Tensor]:
@@ -65,19 +49,19 @@ def check(data: list[Tensor], attend=None) -> None:
     assert_as_good_as_eager(ours, eager, truth, names=NAMES)
 
 
-@pytest.mark.usefixtures("poisoned", "path")
-@pytest.mark.parametrize("path", ["whole"], indirect=True)
+@pytest.mark.usefixtures("poisoned", "attention_path")
+@pytest.mark.parametrize("attention_path", ["whole"], indirect=True)
 @pytest.mark.parametrize("tokens", [1, 2, 5, 21, 31, 33, 63, 64, 65, 100, 127, 128])
-def test_lengths_of_whole_tiles(path, tokens):
+def test_lengths_of_whole_tiles(attention_path, tokens):
     # a tile is shared by what fits, and the last one is not full
     check(inputs(tokens=tokens, series=3 if tokens > 32 else 2 * (64 // tokens) + 1, heads=2))
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("path", ["stream"], indirect=True)
+@pytest.mark.parametrize("attention_path", ["stream"], indirect=True)
 # not 1, where true gradients of scores are zero and only rounding is left to compare
 @pytest.mark.parametrize("tokens", [2, 32, 63, 65, 96, 129, 200])
-def test_lengths_of_streams(path, tokens):
+def test_lengths_of_streams(attention_path, tokens):
     check(inputs(tokens=tokens, series=2 if tokens < 100 else 1))
 
 
@@ -109,14 +93,14 @@ def test_every_head_width_and_dtype_as_dispatched(tokens, width, dtype):
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("path", ["whole"], indirect=True)
+@pytest.mark.parametrize("attention_path", ["whole"], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_full_tiles_of_sixteen_bits(path, dtype):
+def test_full_tiles_of_sixteen_bits(attention_path, dtype):
     check(inputs(tokens=128, width=64, dtype=dtype, heads=1))
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_strided_projections_are_read_where_they_lie(path, monkeypatch):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_strided_projections_are_read_where_they_lie(attention_path, monkeypatch):
     # what lies between them is never read
     wide = torch.full((2, 2 * 40, 3, 5, 64), torch.nan, device=DEVICE)
     data = [wide[:, ::2, :, 1:4, 16:48], *inputs()[1:3], torch.randn(2, 40, 3, 32, device=DEVICE)]
@@ -141,16 +125,16 @@ def test_strided_projections_are_read_where_they_lie(path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
 @pytest.mark.parametrize("size", [0.0, 1e-18, 1e4, 1e18])
-def test_rows_of_any_size_are_as_good_as_eager(path, size):
+def test_rows_of_any_size_are_as_good_as_eager(attention_path, size):
     data = inputs(tokens=20)
     data[0][:, ::3] *= size
     check(data)
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_sharp_attention(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_sharp_attention(attention_path):
     # gains of 20 make scores of thousands: weights of 0 and 1
     data = inputs(tokens=40)
     data[1] *= 20
@@ -158,8 +142,8 @@ def test_sharp_attention(path):
     check(data)
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_the_future_changes_no_bit(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_the_future_changes_no_bit(attention_path):
     data = inputs(tokens=70, series=1)
     before = kernel.causal_attention(*data[:3])
     data[0][:, 40:] = 1e30
@@ -167,8 +151,8 @@ def test_the_future_changes_no_bit(path):
     assert torch.equal(before[:, :40], after[:, :40])
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_neighbours_change_no_bit_and_every_run_gives_the_same(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_neighbours_change_no_bit_and_every_run_gives_the_same(attention_path):
     data = inputs(tokens=20, series=7)
     first, second = (run(kernel.causal_attention, data) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

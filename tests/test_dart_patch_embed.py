@@ -16,20 +16,16 @@ from tinytsm.kernels import reference
 from tinytsm.testing import ODD_LENGTHS, assert_as_good_as_eager, kernel_device
 
 DEVICE = kernel_device()
-pytestmark = pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1"),
+    pytest.mark.usefixtures("silent_overflow"),
+]
 if DEVICE is not None:
     from tinytsm.kernels import dart_patch_embed as kernel
 
 NAMES = ("h", "loc", "scale", "token_weight", "weight_grad")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SETTINGS = {"patch": 16, "half_life_loc": 32.0, "half_life_scale": 512.0}
-
-
-@pytest.fixture(autouse=True)
-def _silent_overflow():
-    """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
-    with np.errstate(over="ignore"):
-        yield
 
 
 def series(rng, count: int, steps: int, *, missing: float = 0.1) -> torch.Tensor:

@@ -5,7 +5,6 @@ Without a GPU, tests/test_interpreter.py runs this file under TRITON_INTERPRET=1
 
 import functools
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,31 +14,16 @@ from tinytsm.kernels import reference
 from tinytsm.testing import assert_as_good_as_eager, kernel_device
 
 DEVICE = kernel_device()
-pytestmark = pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1"),
+    pytest.mark.usefixtures("silent_overflow"),
+]
 if DEVICE is not None:
     from tinytsm.kernels import attention, attention_tiles
     from tinytsm.kernels import feature_attention as kernel
 
 NAMES = ("out", "qkv_grad", "q_gain_grad", "k_gain_grad")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@pytest.fixture(autouse=True)
-def _silent_overflow():
-    """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
-    with np.errstate(over="ignore"):
-        yield
-
-
-@pytest.fixture
-def path(request, monkeypatch):
-    """Make dispatch take whole tiles wherever one is long enough, or never."""
-
-    def whole_tile(length, qkv, *, causal, backward):
-        fits = request.param == "whole" and length <= 128
-        return (64 if length <= 64 else 128) if fits else None
-
-    monkeypatch.setattr(attention, "whole_tile", whole_tile)
 
 
 def inputs(variates, *, items=3, tokens=5, heads=2, width=32, dtype=torch.float32) -> list[Tensor]:
@@ -77,16 +61,16 @@ def check(*draws: list[Tensor], variates: int, present: Tensor | None = None, at
         for data in draws
     ]
     ours, eager, truth = (
-        [torch.stack(all) for all in zip(*r, strict=True)] for r in zip(*runs, strict=True)
+        [torch.stack(same) for same in zip(*r, strict=True)] for r in zip(*runs, strict=True)
     )
     assert_as_good_as_eager(ours, eager, truth, names=NAMES)
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("path", ["whole"], indirect=True)
+@pytest.mark.parametrize("attention_path", ["whole"], indirect=True)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("variates", [2, 3, 7, 21, 33, 64])
-def test_groups_that_share_a_tile(path, variates, masked):
+def test_groups_that_share_a_tile(attention_path, variates, masked):
     # more groups than a tile takes, and the last tile is not full
     items = 3 if variates > 8 else 12
     present = some_absent(variates, items) if masked else None
@@ -94,10 +78,10 @@ def test_groups_that_share_a_tile(path, variates, masked):
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("path", ["stream"], indirect=True)
+@pytest.mark.parametrize("attention_path", ["stream"], indirect=True)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("variates", [7, 65, 150])
-def test_streamed_groups(path, variates, masked):
+def test_streamed_groups(attention_path, variates, masked):
     present = some_absent(variates) if masked else None
     if masked and variates > 128:
         # a whole block of keys that nobody sees
@@ -133,8 +117,8 @@ def test_groups_as_dispatched(variates, dtype):
     check(*draws, variates=variates, present=present, attend=attend)
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_a_lone_variate_is_its_value(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_a_lone_variate_is_its_value(attention_path):
     data = inputs(1, items=9, tokens=2)
     out, grad, *gain_grads = run(kernel.feature_attention, data, 1)
     torch.testing.assert_close(out, data[0][:, :, 2])
@@ -144,8 +128,8 @@ def test_a_lone_variate_is_its_value(path):
     assert torch.equal(ops.feature_attention(*data[:3], variates=1), data[0][:, :, 2])
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_what_absent_variates_hold_changes_no_bit(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_what_absent_variates_hold_changes_no_bit(attention_path):
     data, present = inputs(7), some_absent(7)
     before = run(kernel.feature_attention, data, 7, present)
     item = present.unflatten(0, (-1, 7))
@@ -155,8 +139,8 @@ def test_what_absent_variates_hold_changes_no_bit(path):
     assert torch.equal(before[0][present], after[0][present])
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_neighbours_change_no_bit_and_every_run_gives_the_same(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_neighbours_change_no_bit_and_every_run_gives_the_same(attention_path):
     data = inputs(5, items=6)
     first, second = (run(kernel.feature_attention, data, 5) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -168,8 +152,8 @@ def test_neighbours_change_no_bit_and_every_run_gives_the_same(path):
     assert all(torch.equal(a[item], b[item]) for a, b in zip(first[:2], beside[:2], strict=True))
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
-def test_strided_projections(path):
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
+def test_strided_projections(attention_path):
     # what lies between them is never read
     wide = torch.full((21, 2 * 5, 3, 4, 64), torch.nan, device=DEVICE)
     data = [wide[:, ::2, :, 1:3, 16:48], *inputs(7)[1:]]
@@ -185,9 +169,9 @@ def test_strided_projections(path):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("path", ["whole", "stream"], indirect=True)
+@pytest.mark.parametrize("attention_path", ["whole", "stream"], indirect=True)
 @pytest.mark.parametrize("size", [0.0, 1e-18, 1e18])
-def test_rows_of_any_size_are_as_good_as_eager(path, size):
+def test_rows_of_any_size_are_as_good_as_eager(attention_path, size):
     data = inputs(7, tokens=2)
     data[0][::3] *= size
     check(data, variates=7, present=some_absent(7))

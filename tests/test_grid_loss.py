@@ -18,19 +18,15 @@ from tinytsm.kernels import reference
 from tinytsm.testing import assert_as_good_as_eager, kernel_device
 
 DEVICE = kernel_device()
-pytestmark = pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.skipif(DEVICE is None, reason="needs a GPU or TRITON_INTERPRET=1"),
+    pytest.mark.usefixtures("silent_overflow"),
+]
 if DEVICE is not None:
     from tinytsm.kernels import grid_loss as kernel
 
 NAMES = ("sum", "count", "h_grad", "weight_grad")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@pytest.fixture(autouse=True)
-def _silent_overflow():
-    """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
-    with np.errstate(over="ignore"):
-        yield
 
 
 class Inputs(NamedTuple):
