@@ -63,17 +63,17 @@ def compare(
     benchmark: BenchmarkFixture, timed: Callable[..., Any], device: torch.device, op: str, rival: str,
     shape: tuple[int, ...], dtype: torch.dtype, direction: str, flop: float, **settings: Any,
 ) -> None:  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator)
+        return torch.randn(size, generator=generator, device=device)
 
-    gains = [(1 + 0.1 * normal(shape[-1])).to(device) for _ in range(2)]
-    grad = normal(*shape[:2], *shape[3:]).to(device, dtype)
+    gains = [1 + 0.1 * normal(shape[-1]) for _ in range(2)]
+    grad = normal(*shape[:2], *shape[3:]).to(dtype)
     both = direction != "forward"
-    first = normal(*shape).to(device, dtype)
+    first = normal(*shape).to(dtype)
     sets = 1 if TINY else timing.copies(first.nbytes, device)
-    drawn = [first, *(normal(*shape).to(device, dtype) for _ in range(sets - 1))]
+    drawn = [first, *(normal(*shape).to(dtype) for _ in range(sets - 1))]
     inputs = [tuple(t.requires_grad_(both) for t in (qkv, *gains)) for qkv in drawn]
 
     def step(attend: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:

@@ -41,7 +41,7 @@ RIVALS = [
     "shipped",
     *(["shipped compiled"] if COMPILES else []),
 ]
-TOKENS = 1024 if TINY else 1 << 17 if ON_GPU else 8192
+TOKENS = 1024 if TINY else 1 << 16 if ON_GPU else 8192
 
 
 def step_flop(config: ModelConfig, tokens: int) -> float:

@@ -102,6 +102,7 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@torch.compiler.assume_constant_result
 def architecture() -> int:
     """Compute capability of the chip that launches compile for: 90 is sm_90, which the interpreter passes for too."""
     return 90 if INTERPRET else triton.runtime.driver.active.get_current_target().arch

@@ -6,6 +6,9 @@ once, on its own, and its callers know none of them.
 """
 
 import importlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,8 @@ from tinytsm.synth import mixture, philox
 # Absent from Numba's own annotations
 _JITTED = not getattr(numba.config, "DISABLE_JIT")  # noqa: B009
 _lock = threading.Lock()
+# More processes than this would each compile little more than what all share
+_MOST_PROCESSES = 16
 
 
 class _Table:
@@ -94,12 +99,51 @@ _PARTS = _families.names + _changes.names + _couplers.names
 _FIRST_CHANGE, _FIRST_COUPLER = len(_families.names), len(_families.names + _changes.names)
 
 
+_TABLES = (_items, _families, _changes, _couplers)
+
+
 def prepare() -> None:
     """Compile every function (or load it from the cache) and enter its address; does so once."""
     with _lock:
-        for table in (_families, _changes, _couplers, _items):
-            if _JITTED and not table.addresses.all():
+        if _JITTED and not all(table.addresses.all() for table in _TABLES):
+            _fill_cache()
+            for table in _TABLES:
                 table.fill()
+
+
+def compile_share(first: int, step: int) -> None:
+    """Compile every `step`-th function from `first` on into Numba's cache, or find it there."""
+    rows = [(table, row) for table in _TABLES for row in range(len(table.names))]
+    for table, row in rows[first::step]:
+        table.function(row).compile(table.arguments)
+
+
+def _fill_cache() -> None:
+    """Share out the compiling of an empty cache: a process compiles one function at a time.
+
+    Whatever a helper does not get done is left to the caller, so nothing depends on one.
+    """
+    one = _families.function(0)
+    one.compile(_families.arguments)
+    processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
+    if not one.stats.cache_misses or processes < 2 or getattr(sys, "frozen", False):
+        return
+    code = "import sys; from tinytsm.synth import dispatch; dispatch.compile_share(*map(int, sys.argv[1:]))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    helpers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(first), str(processes)],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for first in range(1, processes)
+    ]
+    try:
+        compile_share(0, processes)
+    finally:
+        for helper in helpers:
+            helper.wait()
 
 
 @intrinsic

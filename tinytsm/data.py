@@ -336,7 +336,9 @@ class Feeder:
         self.number += 1
         bucket = self.plan.bucket(number)
         tensors: tuple[Tensor, ...] = self.plan.views(result, bucket)
-        tensors += (self.plan.offsets(number),)
+        offset = self.plan.offsets(number)
+        # from pageable memory the copy would wait for those before it
+        tensors += (offset.pin_memory() if self._pinned else offset,)
         if self._side is None:
             self._held = (worker, result)
         else:

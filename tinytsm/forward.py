@@ -71,8 +71,12 @@ class Forward:
             while done < len(members):
                 at_once = self.items_at_once(shape)
                 chunk = members[done : done + at_once]
+                size = at_once
+                if self.device.type == "cuda":
+                    # no promise of the same bits there, so few items need not cost what a full batch does
+                    size = min(at_once, 1 << (len(chunk) - 1).bit_length())
                 try:
-                    forecasts = self._forecast([queries[i] for i in chunk], shape, at_once)
+                    forecasts = self._forecast([queries[i] for i in chunk], shape, size)
                 except (MemoryError, RuntimeError) as error:
                     if at_once == 1 or not _out_of_memory(error):
                         raise

@@ -62,7 +62,8 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in alike.items():
                 grads = [p.grad for p in matrices if p.grad is not None]
                 for p in matrices:
-                    self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                    if "momentum_buffer" not in self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 momenta = [self.state[p]["momentum_buffer"] for p in matrices]
                 torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
                 # Nesterov's look ahead

@@ -153,9 +153,10 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(grads)
         good = loss.isfinite() & norm.isfinite()
         # decided on the device, without waiting for it: a bad step contributes nothing
-        clip = (self.config.grad_clip / norm).clamp_max(1.0)
+        bad, clip = ~good, (self.config.grad_clip / norm).clamp_max(1.0)
         for grad in grads:
-            grad.copy_(torch.where(good, grad * clip, 0.0))
+            grad.masked_fill_(bad, 0.0)
+        torch._foreach_mul_(grads, torch.where(good, clip, 0.0))
         lr = self.clock.learning_rate()
         self.optimizer.step(lr)
         self.clock.step += 1

@@ -1,0 +1,204 @@
+"""One short visit to a machine with a GPU: prove the kernels, time them, train with all the time that is left.
+
+    python -m bench.visit --seconds 580 --plan bench/visit.json       prove, time, then train
+    python -m bench.visit --parts proofs timings --seconds 250       look first
+    python -m bench.visit --parts training --seconds 500             then train, or go on training
+
+The plan names the runs, which train side by side on the one GPU, and their trainer flags:
+{"runs": {"tiny": ["--preset", "tiny", "--max-seconds", "600"]}}. A run that was there before goes on, and may be given
+other flags. First of all the generator and the network are compiled while the kernels' tests run; if a test fails or the
+compiled step is slower than --floor tokens/s, nothing is trained, since a fix is worth more than a bad run. Whatever
+happens, what there is lies under --out: logs, benchmark results, runs and their releases. One line of JSON comes last.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench import verify
+from bench.record import ROOT, write_json
+
+PARTS = ("proofs", "timings", "training")
+_OPS = ("dart_patch_embed", "grid_loss", "causal_attention", "feature_attention")
+_TRAIN = ("-m", "tinytsm.train", "--eval-seconds", "0")
+# What the kernels' tests, and the timings, may take
+_PROOF_SECONDS, _TIMING_SECONDS = 170, 130
+# Kept for the last checkpoints and the exports
+_CLOSING_SECONDS = 25
+
+
+class Visit:
+    """Processes with logs and deadlines, and what became of them."""
+
+    def __init__(self, out: Path, seconds: float):
+        self.out, self.end = out, time.monotonic() + seconds
+        self.rows: dict[str, dict[str, Any]] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        self.env = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    @property
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen:
+        """Python with these arguments, in a process group of its own, its output in a log."""
+        self.rows[name] = {"outcome": "running", "began": time.monotonic()}
+        with (self.out / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self, name: str, process: subprocess.Popen, seconds: float) -> bool:
+        """Whether it ended well within so many seconds from now; a process that did not is killed with its helpers."""
+        try:
+            code = process.wait(max(1.0, seconds))
+            outcome = "passed" if code == 0 else f"exit {code}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            outcome = "out of time"
+        row = self.rows[name]
+        row |= {"outcome": outcome, "seconds": round(time.monotonic() - row.pop("began"), 1)}
+        print(f"{name}: {outcome}, {row['seconds']} s, {self.left:.0f} s left", file=sys.stderr)
+        return outcome == "passed"
+
+    def run(self, name: str, *arguments: str, seconds: float) -> bool:
+        return self.wait(name, self.start(name, *arguments), min(seconds, self.left))
+
+
+def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
+    """The ops' tests on the GPU; meanwhile everything is compiled that timings and training need."""
+    workers = ["-n", str(max(1, (os.cpu_count() or 1) // 2))] if find_spec("xdist") else []
+    files = [f"tests/test_{op}.py" for op in _OPS]
+    pytest = ["-m", "pytest", "-q", "-W", "default"]
+    proofs = {
+        "tests": visit.start(
+            "tests", *pytest, "-p", "no:benchmark", *workers, "-m", "not gpu", *files
+        ),
+        # large sizes: one after the other, for the memory
+        "tests-gpu": visit.start("tests-gpu", *pytest, "-m", "gpu", *files, "tests/test_graphs.py"),
+    }
+    began = time.monotonic()
+    visit.run("generator", "-c", "from tinytsm import data; data.prepare()", seconds=_PROOF_SECONDS)
+    for name, flags in runs.items():
+        # the last flag of a name counts
+        few = ["--steps", "30", "--max-seconds", "0", "--out", str(visit.out / "smoke" / name)]
+        proofs[f"smoke-{name}"] = visit.start(f"smoke-{name}", *_TRAIN, *flags, *few)
+    selection = "bench_step and tiny"
+    proofs["warm-timings"] = visit.start(
+        "warm-timings", *pytest, "--benchmark-disable", "-k", selection, "bench/bench_train.py"
+    )
+    good = True
+    for name, process in proofs.items():
+        left = _PROOF_SECONDS - (time.monotonic() - began)
+        good &= visit.wait(name, process, left) or name == "warm-timings"
+    # no benchmark need find out again
+    verdict = visit.rows["tests"]["outcome"]
+    write_json(dict.fromkeys(_OPS, verdict), visit.out / "verdicts.json")
+    visit.env[verify.VERDICTS] = str(visit.out / "verdicts.json")
+    return good
+
+
+def take_times(visit: Visit) -> float:
+    """Benchmarks in their boxes; tokens/s of the compiled step of the largest preset that was timed."""
+    results = visit.out / "results"
+    end = visit.left - _TIMING_SECONDS
+    for name, share, selection in (
+        ("train", 0.45, "bench_step and tiny"),
+        ("attention", 0.2, ""),
+        ("kernels", 0.2, "bench_op and (tiny or nano)"),
+        ("forecast", 0.15, ""),
+    ):
+        seconds = share * _TIMING_SECONDS
+        flags = ["-q", "-W", "default", "--benchmark-only", "--benchmark-columns=median"]
+        flags += ["--save", str(results), "--minutes", f"{0.8 * seconds / 60:.3f}"]
+        if selection:
+            flags += ["-k", selection]
+        visit.run(
+            f"bench-{name}",
+            *("-m", "pytest", f"bench/bench_{name}.py", *flags),
+            seconds=min(1.5 * seconds, visit.left - end),
+        )
+    rates = {}
+    for path in results.glob("*/train.json"):
+        for row in json.loads(path.read_text())["rows"]:
+            if row.get("rival") == "shipped compiled":
+                rates[row["preset"]] = row["tokens/s"]
+    return next((rates[p] for p in ("tiny", "nano") if p in rates), 0.0)
+
+
+def train(visit: Visit, runs: dict[str, list[str]]) -> None:
+    """All runs side by side until the time is over, then a release of each."""
+    piece = visit.left - _CLOSING_SECONDS
+    processes = {}
+    for name, flags in runs.items():
+        folder = visit.out / name
+        going = ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
+        if going and "--init-from" in flags:
+            at = flags.index("--init-from")
+            flags = flags[:at] + flags[at + 2 :]
+        arguments = [*_TRAIN, *flags, *going, "--out", str(folder)]
+        processes[name] = visit.start(
+            f"train-{name}", *arguments, "--piece-seconds", f"{piece:.0f}"
+        )
+    for name, process in processes.items():
+        visit.wait(f"train-{name}", process, visit.left - 8)
+    for name in processes:
+        release = str(visit.out / "release" / name)
+        visit.run(
+            f"export-{name}",
+            *("-m", "tinytsm.export", str(visit.out / name), release, "--dtype", "bfloat16"),
+            seconds=visit.left,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.visit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=float, default=580, help="of all together (default: 580)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/visit"), help="folder of all there is"
+    )
+    parser.add_argument(
+        "--plan", type=Path, default=Path("bench/visit.json"), help="JSON of the runs"
+    )
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument(
+        "--floor", type=float, default=5e5, help="tokens/s below which nothing is trained"
+    )
+    args = parser.parse_args(argv)
+    runs: dict[str, list[str]] = json.loads(args.plan.read_text())["runs"]
+    visit = Visit(args.out.resolve(), args.seconds)
+    good = "proofs" not in args.parts or prove(visit, runs)
+    if "timings" in args.parts:
+        rate = take_times(visit)
+        good &= rate >= args.floor
+        visit.rows["rate"] = {"tokens/s": rate}
+    if good and "training" in args.parts:
+        train(visit, runs)
+    write_json(visit.rows, visit.out / "visit.json")
+    print(json.dumps({"good": good, "out": str(visit.out)} | visit.rows))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
