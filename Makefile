@@ -9,7 +9,7 @@ MINUTES ?= 10
 PRESET ?= nano
 FLAGS ?=
 RUN ?= runs/$(PRESET)
-# Each piece of a GPU run is a process of its own, this old at most.
+# Each piece of a GPU run is a process of its own, this old at most; one that falls over costs what was not saved.
 PIECE_SECONDS ?= 540
 SERIES ?= docs/examples/airline.csv
 HORIZON ?= 36
@@ -43,12 +43,14 @@ train: $(VENV)/.train  ## train on synthetic series, forecast a real one, draw i
 	@echo "Forecast: $(FORECAST).csv, fan chart: $(FORECAST).png, loss curve and log: $(RUN)/"
 
 train-gpu: $(VENV)/.train  ## train in pieces that survive a lost machine, then export: MINUTES=25 PRESET=tiny
-	@while :; do \
+	@fallen=0; while :; do \
 	  resume=; if ls $(RUN)/checkpoints/step-* >/dev/null 2>&1; then resume=--resume; fi; \
 	  $(BIN)/python -m tinytsm.train --preset $(PRESET) --compile --device cuda --batch-tokens 65536 \
 	    --max-seconds "$$($(BIN)/python -c 'print(60 * $(MINUTES))')" --piece-seconds $(PIECE_SECONDS) \
 	    --save-seconds 60 --eval-seconds 60 --out $(RUN) $$resume $(FLAGS); \
-	  s=$$?; [ $$s -eq 75 ] || break; \
+	  s=$$?; case $$s in 75) continue;; 0|1|2|130|143) break;; esac; \
+	  fallen=$$(( fallen + 1 )); [ $$fallen -lt 5 ] || break; \
+	  echo "the trainer fell over with exit code $$s, $$fallen of 5: going on from its last checkpoint"; \
 	done; [ $$s -eq 0 ] || exit $$s
 	$(BIN)/tinytsm export $(RUN) $(RUN)/release --dtype bfloat16
 

@@ -30,8 +30,10 @@ _OPS = ("dart_patch_embed", "grid_loss", "causal_attention", "feature_attention"
 _TRAIN = ("-m", "tinytsm.train", "--eval-seconds", "0")
 # What the kernels' tests, and the timings, may take
 _PROOF_SECONDS, _TIMING_SECONDS = 170, 130
-# Kept for the last checkpoints and the exports
-_CLOSING_SECONDS = 25
+# Kept for the last checkpoints and the exports; what a start costs at least
+_CLOSING_SECONDS, _STARTING_SECONDS = 25, 20
+# The trainer's exit code for a piece that leaves more to do
+_PAUSED = 75
 
 
 class Visit:
@@ -142,23 +144,33 @@ def take_times(visit: Visit) -> float:
     return next((rates[p] for p in ("tiny", "nano") if p in rates), 0.0)
 
 
+def _start_training(visit: Visit, name: str, flags: list[str]) -> subprocess.Popen:
+    folder = visit.out / name
+    going = ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
+    if going and "--init-from" in flags:
+        at = flags.index("--init-from")
+        flags = flags[:at] + flags[at + 2 :]
+    piece = f"{visit.left - _CLOSING_SECONDS:.0f}"
+    arguments = [*_TRAIN, *flags, *going, "--out", str(folder), "--piece-seconds", piece]
+    return visit.start(f"train-{name}", *arguments)
+
+
 def train(visit: Visit, runs: dict[str, list[str]]) -> None:
     """All runs side by side until the time is over, then a release of each."""
-    piece = visit.left - _CLOSING_SECONDS
-    processes = {}
-    for name, flags in runs.items():
-        folder = visit.out / name
-        going = ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
-        if going and "--init-from" in flags:
-            at = flags.index("--init-from")
-            flags = flags[:at] + flags[at + 2 :]
-        arguments = [*_TRAIN, *flags, *going, "--out", str(folder)]
-        processes[name] = visit.start(
-            f"train-{name}", *arguments, "--piece-seconds", f"{piece:.0f}"
-        )
+    processes = {name: _start_training(visit, name, flags) for name, flags in runs.items()}
+    while processes and visit.left > 8:
+        time.sleep(0.5)
+        for name, process in list(processes.items()):
+            if (code := process.poll()) is None:
+                continue
+            visit.wait(f"train-{name}", process, 0)
+            del processes[name]
+            # what fell over goes on from its last checkpoint
+            if code not in (0, _PAUSED) and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
+                processes[name] = _start_training(visit, name, runs[name])
     for name, process in processes.items():
-        visit.wait(f"train-{name}", process, visit.left - 8)
-    for name in processes:
+        visit.wait(f"train-{name}", process, 0)
+    for name in runs:
         release = str(visit.out / "release" / name)
         visit.run(
             f"export-{name}",

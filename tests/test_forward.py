@@ -54,8 +54,8 @@ def test_a_batch_is_halved_until_it_fits(
     wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7, symmetry=True)
     asked = limit(forecaster, monkeypatch, 7, error)
     quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32, symmetry=True)
-    # stays at what fitted; 8 rows are one too many
-    assert asked == [32, 16, 8, *[4] * 20]
+    # stays at what fitted; 8 rows are one too many. Batches run side by side, so each size may be tried more than once
+    assert list(dict.fromkeys(asked)) == [32, 16, 8, 4] and asked.count(4) == 20
     torch.testing.assert_close(quantiles, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -94,6 +94,23 @@ def test_batches_of_every_size_give_the_same_bits(
             quantiles, _ = forecaster.predict_quantiles(batch, 20)
             for i, wanted in enumerate(alone):
                 assert torch.equal(quantiles[slot + i].squeeze(), wanted.squeeze())
+
+
+def test_threads_change_no_bit_and_stay_as_they_were(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    before = torch.get_num_threads()
+    series = list(rng.normal(size=(200, 90)).cumsum(1))
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            quantiles, _ = forecaster.predict_quantiles(series, 20)
+            found.append(np.stack([np.asarray(one) for one in quantiles]))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
 def test_the_shape_of_a_pass_is_the_items_alone(

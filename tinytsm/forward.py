@@ -1,11 +1,16 @@
 """Many series through the network in a few fixed shapes, over any horizon.
 
 A query is computed in one of a few fixed shapes, chosen by its own length, variates and horizon alone, beside filler
-rows where the batch is not full: on CPU its forecast is the same bits whatever shares its batch.
+rows where the batch is not full: on CPU its forecast is the same bits whatever shares its batch. A CPU computes a batch on
+each of torch's threads at once, and each batch on one thread: a batch is too little work to share out, and the bits then
+do not depend on how many threads there are.
 """
 
+import contextlib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -67,26 +72,23 @@ class Forward:
         for i, query in enumerate(queries):
             groups.setdefault(self.shape(query), []).append(i)
         for shape, members in groups.items():
-            done = 0
-            while done < len(members):
+            waiting = members
+            while waiting:
                 at_once = self.items_at_once(shape)
-                chunk = members[done : done + at_once]
-                size = at_once
-                if self.device.type == "cuda":
-                    # no promise of the same bits there, so few items need not cost what a full batch does
-                    size = min(at_once, 1 << (len(chunk) - 1).bit_length())
+                chunks = [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]
+                forecast = functools.partial(self._chunk, queries, shape, at_once)
                 try:
-                    forecasts = self._forecast([queries[i] for i in chunk], shape, size)
+                    with _side_by_side(self.device) as each:
+                        for chunk, forecasts in zip(chunks, each(forecast, chunks), strict=True):
+                            for i, one in zip(chunk, forecasts, strict=True):
+                                results[i] = one
+                            waiting = waiting[len(chunk) :]
                 except (MemoryError, RuntimeError) as error:
                     if at_once == 1 or not _out_of_memory(error):
                         raise
                     self.batch_size = at_once // 2 * self._rows_of_item(shape)
                     if self.device.type == "cuda":
                         torch.cuda.empty_cache()
-                    continue
-                for i, forecast in zip(chunk, forecasts, strict=True):
-                    results[i] = forecast
-                done += len(chunk)
         return results
 
     # -- shapes
@@ -117,6 +119,16 @@ class Forward:
         return shape.variates * (2 if self.symmetric else 1)
 
     # -- computing
+
+    def _chunk(
+        self, queries: Sequence[Query], shape: Shape, at_once: int, members: Sequence[int]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Forecasts of the queries with these numbers, at most one batch of them."""
+        size = at_once
+        if self.device.type == "cuda":
+            # no promise of the same bits there, so few items need not cost what a full batch does
+            size = min(at_once, 1 << (len(members) - 1).bit_length())
+        return self._forecast([queries[i] for i in members], shape, size)
 
     def _forecast(
         self, queries: list[Query], shape: Shape, at_once: int
@@ -220,6 +232,23 @@ class Forward:
             torch.cat((mean, far_mean[:, start:]), 1),
             torch.cat((quantiles, far[:, start:]), 1),
         )
+
+
+@contextlib.contextmanager
+def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
+    """What `map` is, results in order; on CPU as many calls at once as torch has threads, each on one thread."""
+    if device.type != "cpu":
+        yield map
+        return
+    threads = torch.get_num_threads()
+    # new threads take over what was set last
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool.map if threads > 1 else map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _out_of_memory(error: Exception) -> bool:

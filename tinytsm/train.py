@@ -34,8 +34,8 @@ from tinytsm.data import GeneratorError
 from tinytsm.synth.mixture import MIXTURE_VERSION
 from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
 
-# Exit code of a piece that leaves more to do: EX_TEMPFAIL of sysexits.h.
-_GO_ON = 75
+# Exit codes of sysexits.h: EX_TEMPFAIL of a piece that leaves more to do, EX_SOFTWARE where the device failed.
+_GO_ON, _DEVICE_FAILED = 75, 70
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -137,6 +137,14 @@ def main(argv: list[str] | None = None) -> int:
     except (TrainingError, GeneratorError) as error:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 1
+    except torch.AcceleratorError as error:
+        first_line = str(error).partition("\n")[0]
+        print(
+            f"tinytsm.train: error: the device failed ({first_line}); go on from the last checkpoint with: "
+            f"python -m tinytsm.train --resume --out {out}",
+            file=sys.stderr,
+        )
+        return _DEVICE_FAILED
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

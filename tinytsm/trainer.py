@@ -296,6 +296,9 @@ class Trainer:
                     last_saved = time.perf_counter()
                 if score_log is not None and config.eval_seconds:
                     over = not stop and self.clock.progress >= 1
+                    if over:
+                        # scoring takes seconds in which a machine may be lost
+                        self.save()
                     if over or time.perf_counter() - last_scored > config.eval_seconds:
                         self._score(score_log)
                         last_scored = time.perf_counter()
