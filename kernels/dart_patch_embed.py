@@ -26,6 +26,7 @@ from tinytsm.kernels.triton_support import (
     DTYPES,
     LN2,
     MAX,
+    architecture,
     dot,
     dot_by_flags,
     dot_flags,
@@ -52,7 +53,7 @@ _FORWARD_TILES = {
 }  # fmt: skip
 _BACKWARD_TILES = {
     (16, 2): (64, 128, 4), (32, 2): (32, 128, 4), (64, 2): (16, 64, 4),
-    (16, 4): (32, 128, 8), (32, 4): (32, 128, 8), (64, 4): (16, 64, 8),
+    (16, 4): (32, 128, 8), (32, 4): (32, 128, 8), (64, 4): (16, 64, 4),
 }  # fmt: skip
 
 
@@ -281,6 +282,10 @@ def launch_forward(
     # short contexts share a tile, so that its rows are not wasted
     block_tokens, block_series = (16, 4) if tokens <= 16 else (64, 1)
     block_columns, warps, stages = _FORWARD_TILES[patch, weight.itemsize]
+    if architecture() // 10 == 9:
+        # Hopper's instruction multiplies 64 rows with four warps: four more would repeat them, and in float32 halve
+        # the columns of an instruction to 8, for which Triton does not vouch (triton-lang/triton issue 10629)
+        warps = 4
     groups = triton.cdiv(series, block_series)
     # few long series do not fill the device: their columns are shared out, at the price of the statistics twice
     split = min(triton.cdiv(columns, block_columns), triton.cdiv(2 * processors(x.device), groups))

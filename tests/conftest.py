@@ -103,6 +103,16 @@ def silent_overflow() -> Iterator[None]:
 
 
 @pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels in Triton's interpreter keep to their tensors and race with nobody, or fail: see `tests.memory`."""
+    from triton.runtime import interpreter
+
+    from tests.memory import watch
+
+    watch(interpreter, monkeypatch)
+
+
+@pytest.fixture
 def attention_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make dispatch take whole tiles wherever one is long enough ("whole"), or never ("stream")."""
     from tinytsm.kernels import attention

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -30,6 +31,18 @@ def test_presets_compile_clean_on_sm_90():
     assert [(r.case, r.faults) for r in reports if r.faults] == []
     assert {r.case.split()[0] for r in reports} == {"embed", "loss", "causal", "feature"}
     assert all(r.matrix.startswith("HGMMA") and r.registers > 0 for r in reports)
+
+
+def test_embedding_multiplies_each_row_once_on_sm_90():
+    # where four warps hold all rows, four more are given copies, and products of 8 columns
+    for case in gate.cases(full=True):
+        if case.name.startswith("embed") and "P64" in case.name and "fp16" not in case.name:
+            with gate.offline(90) as built:
+                case.launch()
+            (kernel,) = built
+            layouts = re.findall(r"warpsPerCTA = \[(\d+), 1\], instrShape", kernel.asm["ttgir"])
+            assert layouts and {int(warps) for warps in layouts} == {4}, case.name
+            assert "m64n8k" not in kernel.asm["ptx"], case.name
 
 
 def test_report_reads_the_machine_code(compiled):

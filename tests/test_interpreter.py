@@ -20,6 +20,7 @@ FILES = (
     "test_feature_attention.py",
     "test_grid_loss.py",
     "test_kernel_training.py",
+    "test_memory.py",
 )
 
 
