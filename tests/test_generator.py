@@ -1,9 +1,16 @@
 """An item's randomness: every part draws from a stream of its own, parents of a mixup included."""
 
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 
 from tinytsm.synth import augment, dispatch, generator, mixture, philox
 
+ROOT = Path(__file__).resolve().parents[1]
 SEED, LENGTH = 12, 160
 
 
@@ -57,3 +64,31 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
             generator._gaps(finish, x, trace)
         np.testing.assert_array_equal(generator.sample(SEED, index, LENGTH)[0], x)
     assert mixed > 8
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize("misses", [{}, {"signature": 1}])
+def test_only_an_empty_cache_is_shared_out(
+    monkeypatch: pytest.MonkeyPatch, misses: dict, cores: int
+) -> None:
+    shares: list[tuple[int, int]] = []
+    one = SimpleNamespace(
+        compile=lambda arguments: None, stats=SimpleNamespace(cache_misses=misses)
+    )
+
+    def start(command: list[str], **settings: object) -> SimpleNamespace:
+        shares.append((int(command[-2]), int(command[-1])))
+        return SimpleNamespace(wait=lambda: 0)
+
+    monkeypatch.setattr(dispatch._families, "function", lambda row: one)
+    monkeypatch.setattr(dispatch, "compile_share", lambda *share: shares.append(share))
+    monkeypatch.setattr(dispatch.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(dispatch.subprocess, "Popen", start)
+    dispatch._fill_cache()
+    # every function has its process, this one's share last
+    assert shares == ([(1, 4), (2, 4), (3, 4), (0, 4)] if misses and cores > 1 else [])
+
+
+def test_a_share_is_compiled_by_a_process_of_its_own() -> None:
+    code = "from tinytsm.synth import dispatch; dispatch.compile_share(0, 60)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

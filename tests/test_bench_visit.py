@@ -1,0 +1,69 @@
+"""A visit to a GPU machine: deadlines hold, what falls over goes on, nothing is trained on a bad machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import visit
+
+# Stands in for the trainer: falls over once, having left a checkpoint, and then must be told to go on.
+_TRAINER = """
+import pathlib, sys
+arguments = sys.argv[1:]
+folder = pathlib.Path(arguments[arguments.index("--out") + 1])
+(folder / "checkpoints" / "step-1").mkdir(parents=True, exist_ok=True)
+with (folder / "calls").open("a") as file:
+    print(*arguments, file=file)
+sys.exit(0 if "--resume" in arguments else 70)
+"""
+
+
+def test_a_process_past_its_time_is_killed_and_said_so(tmp_path: Path) -> None:
+    one = visit.Visit(tmp_path, 60)
+    assert not one.run("slow", "-c", "import time; time.sleep(60)", seconds=1)
+    assert not one.run("bad", "-c", "import sys; print('why'); sys.exit(3)", seconds=30)
+    assert one.run("good", "-c", "pass", seconds=30)
+    found = {name: row["outcome"] for name, row in one.rows.items()}
+    assert found == {"slow": "out of time", "bad": "exit 3", "good": "passed"}
+    assert (tmp_path / "bad.log").read_text() == "why\n"
+
+
+def test_a_trainer_that_falls_over_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit, "_TRAIN", ("-c", _TRAINER))
+    one = visit.Visit(tmp_path, 90)
+    visit.train(one, {"tiny": ["--preset", "tiny", "--init-from", "nano", "--lr", "1"]})
+    first, second = (tmp_path / "tiny" / "calls").read_text().splitlines()
+    assert "--init-from nano" in first and "--resume" not in first
+    # the checkpoint has taken the place of what it began from
+    assert "--init-from" not in second and "--preset tiny --lr 1 --resume" in second
+    assert one.rows["train-tiny"]["outcome"] == "passed"
+    # there are no weights in a made-up checkpoint
+    assert one.rows["export-tiny"]["outcome"] == "exit 2"
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_training_waits_for_the_proofs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    proven: bool,
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(visit, "prove", lambda one, runs: proven)
+    monkeypatch.setattr(visit, "take_times", lambda one: 1e6)
+    monkeypatch.setattr(visit, "train", lambda one, runs: trained.extend(runs))
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"runs": {"tiny": []}}))
+    code = visit.main(["--out", str(tmp_path / "out"), "--plan", str(plan), "--seconds", "5"])
+    assert (code, trained) == ((0, ["tiny"]) if proven else (1, []))
+    assert json.loads(capsys.readouterr().out)["good"] is proven
+    assert (tmp_path / "out" / "visit.json").exists()
+
+
+def test_the_plan_that_ships_is_of_flags_that_the_trainer_has() -> None:
+    from tinytsm import train
+
+    plan = json.loads((Path(visit.__file__).parent / "visit.json").read_text())
+    for flags in plan["runs"].values():
+        train.parse(flags)
