@@ -18,6 +18,8 @@ HORIZON ?= 36
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # A run that left a checkpoint goes on from it; a complete one has nothing left to do.
 RESUME = $(if $(wildcard $(RUN)/checkpoints/step-*),--resume)
+# With what the shipped models were trained on a GPU (docs/models.md).
+RECIPE_GPU := --lr 2.5e-3 --warmup-steps 200 --decay-fraction .35 --ema .998 --short-share .3
 MINUTES_GPU ?= 9.5
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 FORECAST = $(RUN)/$(basename $(notdir $(SERIES)))_forecast
@@ -47,7 +49,7 @@ train-gpu: $(VENV)/.train  ## train in pieces that survive a lost machine, then 
 	  resume=; if ls $(RUN)/checkpoints/step-* >/dev/null 2>&1; then resume=--resume; fi; \
 	  $(BIN)/python -m tinytsm.train --preset $(PRESET) --compile --device cuda --batch-tokens 65536 \
 	    --max-seconds "$$($(BIN)/python -c 'print(60 * $(MINUTES))')" --piece-seconds $(PIECE_SECONDS) \
-	    --save-seconds 60 --eval-seconds 60 --out $(RUN) $$resume $(FLAGS); \
+	    --save-seconds 60 --eval-seconds 60 $(RECIPE_GPU) --out $(RUN) $$resume $(FLAGS); \
 	  s=$$?; case $$s in 75) continue;; 0|1|2|130|143) break;; esac; \
 	  fallen=$$(( fallen + 1 )); [ $$fallen -lt 5 ] || break; \
 	  echo "the trainer fell over with exit code $$s, $$fallen of 5: going on from its last checkpoint"; \
