@@ -9,7 +9,14 @@ import torch
 from tinytsm import TinyTSM
 from tinytsm.config import ModelConfig
 from tinytsm.forward import Forward, Query
-from tinytsm.inference import _periods, choose_strides, forecast_items, interleave, phases
+from tinytsm.inference import (
+    _periods,
+    choose_stretches,
+    choose_strides,
+    forecast_items,
+    interleave,
+    phases,
+)
 from tinytsm.inputs import Item
 from tinytsm.model import Model
 from tinytsm.options import Strategy
@@ -247,3 +254,35 @@ def test_shapes_hold_the_span() -> None:
     assert [tokens(n) for n in (1, 512, 513, 1024, 10**6)] == [16, 16, 32, 32, 32]
     # missing tokens after the context count too
     assert tokens(512, length=SMALL.horizon_length + 1) == 32
+
+
+@pytest.mark.parametrize("variates", [1, 3])
+def test_a_short_history_is_also_read_stretched(
+    miniature: TinyTSM, rng: np.random.Generator, variates: int
+) -> None:
+    # patches of 8 steps, and 32 steps in one pass: stretches of 4, 8 reach 4 steps, and 12 does not
+    series, length = rng.normal(size=(variates, 21)).cumsum(1), 4
+    assert choose_stretches(21, length=length, config=miniature.config) == (4, 8)
+    wanted, wanted_mean = [], []
+    for r in (1, 4, 8):
+        held = np.repeat(series, r, axis=1)
+        quantiles, mean = miniature.predict_quantiles([held], length * r, effort="fast")
+        wanted.append(quantiles[0][:, r // 2 :: r])
+        wanted_mean.append(mean[0][:, r // 2 :: r])
+    quantiles, mean = miniature.predict_quantiles([series], length, effort="standard")
+    torch.testing.assert_close(quantiles[0], torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mean[0], torch.stack(wanted_mean).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_long_histories_long_horizons_and_chosen_strides_are_not_stretched(
+    miniature: TinyTSM, rng: np.random.Generator
+) -> None:
+    config = miniature.config
+    assert choose_stretches(4 * config.patch, length=2, config=config) == (4, 8, 12)
+    assert choose_stretches(4 * config.patch + 1, length=2, config=config) == ()
+    assert choose_stretches(9, length=9, config=config) == ()
+    series = rng.normal(size=20).cumsum()
+    one, _ = miniature.predict_quantiles([series], 4, strides=(1,))
+    fast, _ = miniature.predict_quantiles([series], 4, effort="fast")
+    rule, _ = miniature.predict_quantiles([series], 4, strides="auto")
+    assert torch.equal(one[0], fast[0]) and not torch.equal(one[0], rule[0])

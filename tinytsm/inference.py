@@ -3,12 +3,14 @@
 Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
 stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
-level by level. Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back. Feature
+level by level. A history of a few tokens is also read stretched, each step held for several: a season that lay within a
+token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back. Feature
 augmentation forecasts a series beside companions made from it.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +32,9 @@ _RULE, _LONG = (4, MAX_STRIDE), 0.5
 _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
+# What the rule averages with one pass where the history has at most so many patches: sets of other factors did as well
+# (docs/ablations.md).
+_STRETCHES, _SHORT = (4, 8, 12), 4
 # Values in which periods are sought at once.
 _NUMBERS_AT_ONCE = 1 << 17
 
@@ -58,6 +63,24 @@ def choose_strides(
     return tuple(kept)
 
 
+def choose_stretches(steps: int, *, length: int, config: ModelConfig) -> tuple[int, ...]:
+    """How often each step of a short history is repeated, by rule; none where it is long or one pass would not reach.
+
+    steps: T of the context. length: the horizon.
+    """
+    if steps > _SHORT * config.patch:
+        return ()
+    return tuple(r for r in _STRETCHES if r * length <= config.horizon_length)
+
+
+class _Member(NamedTuple):
+    """One forecast of an item among those that are averaged: its stride, its stretch, and where its queries are."""
+
+    stride: int
+    stretch: int
+    at: slice
+
+
 def forecast_items(
     items: Sequence[Item], length: int, *, forward: Forward, strategy: Strategy
 ) -> list[tuple[Tensor, Tensor]]:
@@ -67,17 +90,21 @@ def forecast_items(
     """
     config = forward.config
     queries: list[Query] = []
-    plans: list[list[tuple[int, slice]]] = []  # of each item: strides, and where their phases are
+    plans: list[list[_Member]] = []
     cycles = _periods(items, length, config=config, strategy=strategy)
     for item, cycle in zip(items, cycles, strict=True):
         wanted = strategy.strides or choose_strides(
             item.values.shape[1], length=length, dominant_period=cycle, config=config
         )
         shown = _beside_companions(item, cycle or config.patch) if strategy.augment else item
+        views = [(s, 1, phases(shown, s, length)) for s in wanted if _shows_all(item, s)]
+        views = views or [(1, 1, phases(shown, 1, length))]
+        if strategy.strides is None:
+            stretches = choose_stretches(item.values.shape[1], length=length, config=config)
+            views += [(1, r, [stretched(shown, r, length)]) for r in stretches]
         plan = []
-        for stride in [s for s in wanted if _shows_all(item, s)] or [1]:
-            found = phases(shown, stride, length)
-            plan.append((stride, slice(len(queries), len(queries) + len(found))))
+        for stride, stretch, found in views:
+            plan.append(_Member(stride, stretch, slice(len(queries), len(queries) + len(found))))
             queries += found
         plans.append(plan)
     forecasts = forward.run(queries)
@@ -85,7 +112,12 @@ def forecast_items(
     for item, plan in zip(items, plans, strict=True):
         # companions come after an item's own variates, and have served
         own = len(item.values)
-        members = [interleave(forecasts[at], stride, length) for stride, at in plan]
+        members = [
+            read_stretched(forecasts[m.at][0], m.stretch, length)
+            if m.stretch > 1
+            else interleave(forecasts[m.at], m.stride, length)
+            for m in plan
+        ]
         results.append(
             (average([q[:own] for q, _ in members]), average([m[:own] for _, m in members]))
         )
@@ -164,3 +196,18 @@ def interleave(
     quantiles = torch.stack([q for q, _ in forecasts], 2).flatten(1, 2)
     mean = torch.stack([m for _, m in forecasts], 2).flatten(1, 2)
     return quantiles[:, :length], mean[:, :length]
+
+
+def stretched(item: Item, stretch: int, length: int) -> Query:
+    """An item with every step repeated `stretch` times, asked for the next `length` steps as often."""
+    values = np.repeat(item.values, stretch, axis=1)
+    return Query(values, item.eps, length * stretch, values.shape[1])
+
+
+def read_stretched(
+    forecast: tuple[Tensor, Tensor], stretch: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """The forecast of every step from that of a stretched item: the middle one of its repetitions."""
+    quantiles, mean = forecast
+    middle = slice(stretch // 2, length * stretch, stretch)
+    return quantiles[:, middle], mean[:, middle]
