@@ -261,8 +261,8 @@ def test_a_short_history_is_also_read_stretched(
     miniature: TinyTSM, rng: np.random.Generator, variates: int
 ) -> None:
     # patches of 8 steps, and 32 steps in one pass: stretches of 4, 8 reach 4 steps, and 12 does not
-    series, length = rng.normal(size=(variates, 21)).cumsum(1), 4
-    assert choose_stretches(21, length=length, config=miniature.config) == (4, 8)
+    series, length = rng.normal(size=(variates, 15)).cumsum(1), 4
+    assert choose_stretches(15, length=length, config=miniature.config) == (4, 8)
     wanted, wanted_mean = [], []
     for r in (1, 4, 8):
         held = np.repeat(series, r, axis=1)
@@ -278,7 +278,9 @@ def test_long_histories_long_horizons_and_chosen_strides_are_not_stretched(
     miniature: TinyTSM, rng: np.random.Generator
 ) -> None:
     config = miniature.config
-    assert choose_stretches(4 * config.patch, length=2, config=config) == (4, 8, 12)
+    assert choose_stretches(10, length=2, config=config) == (4, 8, 12)
+    # a context of 128 steps must hold all of it
+    assert choose_stretches(4 * config.patch, length=2, config=config) == (4,)
     assert choose_stretches(4 * config.patch + 1, length=2, config=config) == ()
     assert choose_stretches(9, length=9, config=config) == ()
     series = rng.normal(size=20).cumsum()

@@ -64,13 +64,18 @@ def choose_strides(
 
 
 def choose_stretches(steps: int, *, length: int, config: ModelConfig) -> tuple[int, ...]:
-    """How often each step of a short history is repeated, by rule; none where it is long or one pass would not reach.
+    """How often each step of a short history is repeated, by rule: never so often that one pass would not see all of the
+    history or not reach the horizon.
 
     steps: T of the context. length: the horizon.
     """
     if steps > _SHORT * config.patch:
         return ()
-    return tuple(r for r in _STRETCHES if r * length <= config.horizon_length)
+    return tuple(
+        r
+        for r in _STRETCHES
+        if r * steps <= config.context_length and r * length <= config.horizon_length
+    )
 
 
 class _Member(NamedTuple):
