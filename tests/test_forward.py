@@ -51,9 +51,10 @@ def test_a_batch_is_halved_until_it_fits(
     forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception], rng
 ) -> None:
     series = [rng.normal(size=100) for _ in range(40)]
-    wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7, symmetry=True)
+    forecaster = forecaster.with_options(strides=(1,), symmetry=True)
+    wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7)
     asked = limit(forecaster, monkeypatch, 7, error)
-    quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32, symmetry=True)
+    quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32)
     # stays at what fitted; 8 rows are one too many. Batches run side by side, so each size may be tried more than once
     assert list(dict.fromkeys(asked)) == [32, 16, 8, 4] and asked.count(4) == 20
     torch.testing.assert_close(quantiles, wanted, rtol=1e-5, atol=1e-5)
@@ -118,6 +119,6 @@ def test_the_shape_of_a_pass_is_the_items_alone(
 ) -> None:
     asked = limit(forecaster, monkeypatch, 10**9, MemoryError)
     for count in (3, 33):
-        forecaster.predict_quantiles([np.zeros(40)] * count, 5, symmetry=True)
+        forecaster.predict_quantiles([np.zeros(40)] * count, 5, strides=(1,), symmetry=True)
     # mirrored rows share the pass: 16 series of 16 tokens, twice
     assert asked == [32, 32, 32, 32]

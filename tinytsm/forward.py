@@ -78,7 +78,7 @@ class Forward:
                 chunks = [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]
                 forecast = functools.partial(self._chunk, queries, shape, at_once)
                 try:
-                    with _side_by_side(self.device) as each:
+                    with _side_by_side(self.device, len(chunks)) as each:
                         for chunk, forecasts in zip(chunks, each(forecast, chunks), strict=True):
                             for i, one in zip(chunk, forecasts, strict=True):
                                 results[i] = one
@@ -235,19 +235,24 @@ class Forward:
 
 
 @contextlib.contextmanager
-def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
+def _side_by_side(device: torch.device, calls: int) -> Iterator[Callable[..., Iterator]]:
     """What `map` is, results in order; on CPU as many calls at once as torch has threads, each on one thread."""
-    if device.type != "cpu":
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
         yield map
         return
-    threads = torch.get_num_threads()
     # new threads take over what was set last
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
     try:
-        yield pool.map if threads > 1 else map
+        if calls == 1:
+            yield map
+            return
+        pool = ThreadPoolExecutor(min(threads, calls))
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
