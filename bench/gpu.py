@@ -12,9 +12,7 @@ The exit code is 1 if a part failed. One line of JSON comes last.
 
 import argparse
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -24,12 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import record, verify
+from bench import record, timebox, verify
 from bench.record import ROOT, TINY
 
 SECTIONS = ("kernels", "step", "memory")
-# The ops whose kernels are ours: their tests decide whether a ratio may be printed.
-_OPS = ("dart_patch_embed", "grid_loss", "causal_attention", "feature_attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +56,7 @@ def _pytest(name: str, section: str, minutes: float, *files: str, save: bool = T
 
 
 PARTS = (
-    *(_pytest(f"tests of {op}", "kernels", 2.0, f"tests/test_{op}.py", save=False) for op in _OPS),
+    *(_pytest(f"tests of {op}", "kernels", 2.0, f"tests/test_{op}.py", save=False) for op in verify.OPS),
     _pytest("attention", "kernels", 2.5, "bench/bench_attention.py"),
     _pytest("kernels", "kernels", 3.0, "bench/bench_kernels.py"),
     Part(
@@ -78,7 +74,7 @@ PARTS = (
 
 
 def _command(part: Part, minutes: float, out: Path) -> list[str]:
-    command = [sys.executable, *part.command, *(f for f in part.files if (ROOT / f).exists())]
+    command = [*part.command, *(f for f in part.files if (ROOT / f).exists())]
     if part.files and not part.command[-1].startswith("--benchmark"):
         # single op's tests run whole; of all tests only those that want a GPU
         return [*command, "-m", "gpu"] if part.files == ("tests",) else [*command, "-x"]
@@ -97,25 +93,12 @@ def run_part(part: Part, *, minutes: float, out: Path, env: dict[str, str]) -> d
     if minutes <= 0:
         return row | {"outcome": "skipped", "why": "the time box is spent"}
     log = out / "logs" / f"{part.name.replace(' ', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    # an earlier run's does not count
+    log.unlink(missing_ok=True)
     began = time.monotonic()
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            _command(part, minutes, out),
-            cwd=ROOT,
-            env=env,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(timeout=60 * minutes)
-            outcome = "passed" if code == 0 else "failed"
-        except subprocess.TimeoutExpired:
-            # the whole group: the compiler has helpers of its own
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            outcome = "out of time"
+    process = timebox.start(_command(part, minutes, out), log=log, env=env)
+    code = timebox.finish(process, 60 * minutes)
+    outcome = "out of time" if code is None else "passed" if code == 0 else "failed"
     row |= {"outcome": outcome, "seconds": round(time.monotonic() - began, 1)}
     text = log.read_text(errors="replace")
     lines = text.strip().splitlines()
@@ -149,9 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     verdicts = folder / "verdicts.json"
     known: dict[str, str] = {}
     env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "PYTHONUNBUFFERED": "1",
+        **timebox.environment(),
         "TINYTSM_BENCH_DEVICE": device.type,
         verify.VERDICTS: str(verdicts),
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bench.record import ROOT
 
+# The ops whose kernels are ours: their tests decide whether a ratio may be printed.
+OPS = ("dart_patch_embed", "grid_loss", "causal_attention", "feature_attention")
 # What `python -m bench.gpu` has found already, as {op: verdict}, so that each benchmark file need not ask again.
 VERDICTS = "TINYTSM_BENCH_VERDICTS"
 _SECONDS = 300

@@ -14,7 +14,6 @@ happens, what there is lies under --out: logs, benchmark results, runs and their
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,18 +21,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import verify
-from bench.record import ROOT, write_json
+from bench import timebox, verify
+from bench.record import write_json
+from tinytsm.train import GO_ON
 
 PARTS = ("proofs", "timings", "training")
-_OPS = ("dart_patch_embed", "grid_loss", "causal_attention", "feature_attention")
 _TRAIN = ("-m", "tinytsm.train", "--eval-seconds", "0")
 # What the kernels' tests, and the timings, may take
 _PROOF_SECONDS, _TIMING_SECONDS = 170, 130
 # Kept for the last checkpoints and the exports; what a start costs at least
 _CLOSING_SECONDS, _STARTING_SECONDS = 25, 20
-# The trainer's exit code for a piece that leaves more to do
-_PAUSED = 75
+# The largest preset's step by every path
+_STEP = "bench_step and tiny"
+_PYTEST = ("-m", "pytest", "-q", "-W", "default")
 
 
 class Visit:
@@ -43,37 +43,21 @@ class Visit:
         self.out, self.end = out, time.monotonic() + seconds
         self.rows: dict[str, dict[str, Any]] = {}
         out.mkdir(parents=True, exist_ok=True)
-        self.env = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-            "PYTHONUNBUFFERED": "1",
-        }
+        self.env = timebox.environment()
 
     @property
     def left(self) -> float:
         return self.end - time.monotonic()
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen:
-        """Python with these arguments, in a process group of its own, its output in a log."""
+        """Python with these arguments, its output in a log."""
         self.rows[name] = {"outcome": "running", "began": time.monotonic()}
-        with (self.out / f"{name}.log").open("a") as log:
-            return subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                env=self.env,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        return timebox.start(arguments, log=self.out / f"{name}.log", env=self.env)
 
     def wait(self, name: str, process: subprocess.Popen, seconds: float) -> bool:
         """Whether it ended well within so many seconds from now; a process that did not is killed with its helpers."""
-        try:
-            code = process.wait(max(1.0, seconds))
-            outcome = "passed" if code == 0 else f"exit {code}"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            outcome = "out of time"
+        code = timebox.finish(process, max(1.0, seconds))
+        outcome = "out of time" if code is None else "passed" if code == 0 else f"exit {code}"
         row = self.rows[name]
         row |= {"outcome": outcome, "seconds": round(time.monotonic() - row.pop("began"), 1)}
         print(f"{name}: {outcome}, {row['seconds']} s, {self.left:.0f} s left", file=sys.stderr)
@@ -86,14 +70,15 @@ class Visit:
 def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
     """The ops' tests on the GPU; meanwhile everything is compiled that timings and training need."""
     workers = ["-n", str(max(1, (os.cpu_count() or 1) // 2))] if find_spec("xdist") else []
-    files = [f"tests/test_{op}.py" for op in _OPS]
-    pytest = ["-m", "pytest", "-q", "-W", "default"]
+    files = [f"tests/test_{op}.py" for op in verify.OPS]
     proofs = {
         "tests": visit.start(
-            "tests", *pytest, "-p", "no:benchmark", *workers, "-m", "not gpu", *files
+            "tests", *_PYTEST, "-p", "no:benchmark", *workers, "-m", "not gpu", *files
         ),
         # large sizes: one after the other, for the memory
-        "tests-gpu": visit.start("tests-gpu", *pytest, "-m", "gpu", *files, "tests/test_graphs.py"),
+        "tests-gpu": visit.start(
+            "tests-gpu", *_PYTEST, "-m", "gpu", *files, "tests/test_graphs.py"
+        ),
     }
     began = time.monotonic()
     visit.run("generator", "-c", "from tinytsm import data; data.prepare()", seconds=_PROOF_SECONDS)
@@ -101,9 +86,8 @@ def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
         # the last flag of a name counts
         few = ["--steps", "30", "--max-seconds", "0", "--out", str(visit.out / "smoke" / name)]
         proofs[f"smoke-{name}"] = visit.start(f"smoke-{name}", *_TRAIN, *flags, *few)
-    selection = "bench_step and tiny"
     proofs["warm-timings"] = visit.start(
-        "warm-timings", *pytest, "--benchmark-disable", "-k", selection, "bench/bench_train.py"
+        "warm-timings", *_PYTEST, "--benchmark-disable", "-k", _STEP, "bench/bench_train.py"
     )
     good = True
     for name, process in proofs.items():
@@ -111,37 +95,33 @@ def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
         good &= visit.wait(name, process, left) or name == "warm-timings"
     # no benchmark need find out again
     verdict = visit.rows["tests"]["outcome"]
-    write_json(dict.fromkeys(_OPS, verdict), visit.out / "verdicts.json")
+    write_json(dict.fromkeys(verify.OPS, verdict), visit.out / "verdicts.json")
     visit.env[verify.VERDICTS] = str(visit.out / "verdicts.json")
     return good
 
 
 def take_times(visit: Visit) -> float:
-    """Benchmarks in their boxes; tokens/s of the compiled step of the largest preset that was timed."""
+    """Benchmarks in their boxes; tokens/s of the compiled step, 0 where it was not timed."""
     results = visit.out / "results"
     end = visit.left - _TIMING_SECONDS
     for name, share, selection in (
-        ("train", 0.45, "bench_step and tiny"),
+        ("train", 0.45, _STEP),
         ("attention", 0.2, ""),
         ("kernels", 0.2, "bench_op and (tiny or nano)"),
         ("forecast", 0.15, ""),
     ):
         seconds = share * _TIMING_SECONDS
-        flags = ["-q", "-W", "default", "--benchmark-only", "--benchmark-columns=median"]
+        flags = ["--benchmark-only", "--benchmark-columns=median"]
         flags += ["--save", str(results), "--minutes", f"{0.8 * seconds / 60:.3f}"]
         if selection:
             flags += ["-k", selection]
         visit.run(
             f"bench-{name}",
-            *("-m", "pytest", f"bench/bench_{name}.py", *flags),
+            *(*_PYTEST, f"bench/bench_{name}.py", *flags),
             seconds=min(1.5 * seconds, visit.left - end),
         )
-    rates = {}
-    for path in results.glob("*/train.json"):
-        for row in json.loads(path.read_text())["rows"]:
-            if row.get("rival") == "shipped compiled":
-                rates[row["preset"]] = row["tokens/s"]
-    return next((rates[p] for p in ("tiny", "nano") if p in rates), 0.0)
+    rows = [r for p in results.glob("*/train.json") for r in json.loads(p.read_text())["rows"]]
+    return next((r["tokens/s"] for r in rows if r["rival"] == "shipped compiled"), 0.0)
 
 
 def _start_training(visit: Visit, name: str, flags: list[str]) -> subprocess.Popen:
@@ -166,7 +146,7 @@ def train(visit: Visit, runs: dict[str, list[str]]) -> None:
             visit.wait(f"train-{name}", process, 0)
             del processes[name]
             # what fell over goes on from its last checkpoint
-            if code not in (0, _PAUSED) and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
+            if code not in (0, GO_ON) and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
                 processes[name] = _start_training(visit, name, runs[name])
     for name, process in processes.items():
         visit.wait(f"train-{name}", process, 0)

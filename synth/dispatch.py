@@ -102,6 +102,13 @@ _FIRST_CHANGE, _FIRST_COUPLER = len(_families.names), len(_families.names + _cha
 _TABLES = (_items, _families, _changes, _couplers)
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, where the system tells; else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def prepare() -> None:
     """Compile every function (or load it from the cache) and enter its address; does so once."""
     with _lock:
@@ -125,7 +132,7 @@ def _fill_cache() -> None:
     """
     one = _families.function(0)
     one.compile(_families.arguments)
-    processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
+    processes = min(usable_cores(), _MOST_PROCESSES)
     if not one.stats.cache_misses or processes < 2 or getattr(sys, "frozen", False):
         return
     code = "import sys; from tinytsm.synth import dispatch; dispatch.compile_share(*map(int, sys.argv[1:]))"

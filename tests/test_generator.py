@@ -82,7 +82,7 @@ def test_only_an_empty_cache_is_shared_out(
 
     monkeypatch.setattr(dispatch._families, "function", lambda row: one)
     monkeypatch.setattr(dispatch, "compile_share", lambda *share: shares.append(share))
-    monkeypatch.setattr(dispatch.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(dispatch, "usable_cores", lambda: cores)
     monkeypatch.setattr(dispatch.subprocess, "Popen", start)
     dispatch._fill_cache()
     # every function has its process, this one's share last

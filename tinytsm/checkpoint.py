@@ -258,6 +258,12 @@ def load_model(path: str | Path) -> Model:
     return model.requires_grad_(False).eval()
 
 
+def forecasting_files(path: str | Path) -> list[Path]:
+    """The files that make a checkpoint's forecasts what they are."""
+    folder = resolve(path)
+    return [folder / "config.json", *folder.glob("model*.safetensors")]
+
+
 def is_release(path: str | Path) -> bool:
     """Whether a checkpoint was made without a training state, rather than having lost a part of it."""
     folder = resolve(path)

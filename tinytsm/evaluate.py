@@ -215,7 +215,7 @@ def load_model(
             model = model.with_options(**asdict(chosen))
     except (OSError, ValueError) as error:
         raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
-    return model, [folder / "config.json", *folder.glob("model*.safetensors")]
+    return model, checkpoint.forecasting_files(folder)
 
 
 def positive(text: str) -> int:

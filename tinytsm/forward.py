@@ -124,11 +124,10 @@ class Forward:
         self, queries: Sequence[Query], shape: Shape, at_once: int, members: Sequence[int]
     ) -> list[tuple[Tensor, Tensor]]:
         """Forecasts of the queries with these numbers, at most one batch of them."""
-        size = at_once
         if self.device.type == "cuda":
             # no promise of the same bits there, so few items need not cost what a full batch does
-            size = min(at_once, 1 << (len(members) - 1).bit_length())
-        return self._forecast([queries[i] for i in members], shape, size)
+            at_once = min(at_once, 1 << (len(members) - 1).bit_length())
+        return self._forecast([queries[i] for i in members], shape, at_once)
 
     def _forecast(
         self, queries: list[Query], shape: Shape, at_once: int
@@ -241,18 +240,13 @@ def _side_by_side(device: torch.device, calls: int) -> Iterator[Callable[..., It
     if device.type != "cpu" or threads == 1:
         yield map
         return
-    # new threads take over what was set last
+    # new threads take over what was set last; the pool starts them when it is used
     torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads)
     try:
-        if calls == 1:
-            yield map
-            return
-        pool = ThreadPoolExecutor(min(threads, calls))
-        try:
-            yield pool.map
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield pool.map if calls > 1 else map
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 

@@ -4,13 +4,13 @@ Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM,
 stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
 level by level. A history of a few tokens is also read stretched, each step held for several: a season that lay within a
-token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back. Feature
-augmentation forecasts a series beside companions made from it.
+token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of the
+mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it.
 """
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -78,12 +78,8 @@ def choose_stretches(steps: int, *, length: int, config: ModelConfig) -> tuple[i
     )
 
 
-class _Member(NamedTuple):
-    """One forecast of an item among those that are averaged: its stride, its stretch, and where its queries are."""
-
-    stride: int
-    stretch: int
-    at: slice
+# From the forecasts of some queries to that of every step.
+_Read = Callable[[Sequence[tuple[Tensor, Tensor]]], tuple[Tensor, Tensor]]
 
 
 def forecast_items(
@@ -95,21 +91,29 @@ def forecast_items(
     """
     config = forward.config
     queries: list[Query] = []
-    plans: list[list[_Member]] = []
+    # of each item: how each of its averaged forecasts is read, and where the queries are
+    plans: list[list[tuple[_Read, slice]]] = []
     cycles = _periods(items, length, config=config, strategy=strategy)
     for item, cycle in zip(items, cycles, strict=True):
         wanted = strategy.strides or choose_strides(
             item.values.shape[1], length=length, dominant_period=cycle, config=config
         )
         shown = _beside_companions(item, cycle or config.patch) if strategy.augment else item
-        views = [(s, 1, phases(shown, s, length)) for s in wanted if _shows_all(item, s)]
-        views = views or [(1, 1, phases(shown, 1, length))]
+        views: list[tuple[_Read, list[Query]]] = [
+            (functools.partial(interleave, stride=s, length=length), phases(shown, s, length))
+            for s in [s for s in wanted if _shows_all(item, s)] or [1]
+        ]
         if strategy.strides is None:
-            stretches = choose_stretches(item.values.shape[1], length=length, config=config)
-            views += [(1, r, [stretched(shown, r, length)]) for r in stretches]
+            views += [
+                (
+                    functools.partial(read_stretched, stretch=r, length=length),
+                    [stretched(shown, r, length)],
+                )
+                for r in choose_stretches(item.values.shape[1], length=length, config=config)
+            ]
         plan = []
-        for stride, stretch, found in views:
-            plan.append(_Member(stride, stretch, slice(len(queries), len(queries) + len(found))))
+        for read, found in views:
+            plan.append((read, slice(len(queries), len(queries) + len(found))))
             queries += found
         plans.append(plan)
     forecasts = forward.run(queries)
@@ -117,12 +121,7 @@ def forecast_items(
     for item, plan in zip(items, plans, strict=True):
         # companions come after an item's own variates, and have served
         own = len(item.values)
-        members = [
-            read_stretched(forecasts[m.at][0], m.stretch, length)
-            if m.stretch > 1
-            else interleave(forecasts[m.at], m.stride, length)
-            for m in plan
-        ]
+        members = [read(forecasts[at]) for read, at in plan]
         results.append(
             (average([q[:own] for q, _ in members]), average([m[:own] for _, m in members]))
         )
@@ -210,9 +209,9 @@ def stretched(item: Item, stretch: int, length: int) -> Query:
 
 
 def read_stretched(
-    forecast: tuple[Tensor, Tensor], stretch: int, length: int
+    forecasts: Sequence[tuple[Tensor, Tensor]], stretch: int, length: int
 ) -> tuple[Tensor, Tensor]:
-    """The forecast of every step from that of a stretched item: the middle one of its repetitions."""
-    quantiles, mean = forecast
+    """The forecast of every step from that of a stretched item, the only one: the middle of its repetitions."""
+    ((quantiles, mean),) = forecasts
     middle = slice(stretch // 2, length * stretch, stretch)
     return quantiles[:, middle], mean[:, middle]

@@ -35,7 +35,7 @@ from tinytsm.synth.mixture import MIXTURE_VERSION
 from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
 
 # Exit codes of sysexits.h: EX_TEMPFAIL of a piece that leaves more to do, EX_SOFTWARE where the device failed.
-_GO_ON, _DEVICE_FAILED = 75, 70
+GO_ON, _DEVICE_FAILED = 75, 70
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -196,7 +196,7 @@ def _train(trainer: Trainer, until: float) -> int:
         _finish(trainer, outcome, parameters)
     if outcome == "stopped":
         return 128 + (trainer.stop_signal or signal.SIGTERM)
-    return _GO_ON if outcome == "paused" else 0
+    return GO_ON if outcome == "paused" else 0
 
 
 def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:

@@ -21,6 +21,7 @@ from tinytsm.data import Batch, Bucket, Feeder, Plan
 from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
+from tinytsm.synth.dispatch import usable_cores
 from tinytsm.synth.mixture import MIXTURE_VERSION
 from tinytsm.validation import HeldOut, Scores
 
@@ -436,9 +437,8 @@ def pick_workers(device: torch.device) -> int:
     """Generator threads where the settings name none: beside a GPU, all of this process's cores but two."""
     if device.type == "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, (cores or 1) // processes - 2)
+    return max(1, usable_cores() // processes - 2)
 
 
 def find_compiler() -> str | None:
