@@ -32,7 +32,7 @@ SCALES = (5e-324, 1e-300, 1e-30, 1e-3, 1.0, 1e3, 1e9, 1e30, 1e300, LARGEST / 8, 
 DTYPES = (np.float64, np.float64, np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_)
 
 
-def network(seed: int = 0) -> TinyTSM:
+def network(seed: int = 0, block_dtype: torch.dtype = torch.float32) -> TinyTSM:
     """A forecaster with random weights, a patch of 8 steps and a horizon of 16."""
     config = ModelConfig(
         d_model=16,
@@ -47,6 +47,7 @@ def network(seed: int = 0) -> TinyTSM:
     )
     generator = torch.Generator().manual_seed(seed)
     model = Model(config, generator)
+    model.block_dtype = block_dtype
     torch.nn.init.normal_(model.head, std=1.0, generator=generator)
     return TinyTSM(model.requires_grad_(False).eval())
 
@@ -196,7 +197,7 @@ def csv_text(rng: np.random.Generator) -> bytes:
 
 def run(*, inputs: int, seed: int, at_once: int = 256, progress: bool = False) -> int:
     """Check so many inputs, a call at a time; returns how many calls. Raises at the first failure, naming the call."""
-    forecasters = (network(0), network(1))
+    forecasters = (network(0), network(1, torch.bfloat16))
     with tempfile.TemporaryDirectory() as folder:
         return _run(forecasters, Path(folder), inputs, seed, at_once, progress)
 

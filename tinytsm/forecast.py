@@ -183,24 +183,28 @@ class TinyTSM:
             symmetric=strategy.symmetry,
         )
         for chunk in self._chunks(inputs, length, options):
-            pieces = [_pieces(item) for item, _ in chunk]
-            forecasts = iter(
-                forecast_items(
-                    [piece for item in pieces for piece in item],
-                    length,
-                    forward=forward,
-                    strategy=strategy,
-                )
+            forecasts = forecast_items(
+                [piece for item, _ in chunk for piece in _pieces(item)],
+                length,
+                forward=forward,
+                strategy=strategy,
             )
-            for item, (_, single) in zip(pieces, chunk, strict=True):
-                own = [next(forecasts) for _ in item]
-                quantiles = interpolate_levels(torch.cat([q for q, _ in own]), levels)
-                quantiles = as_counts(
-                    quantiles, nonnegative=options.nonnegative, integer=options.integer
-                )
-                mean = torch.cat([m for _, m in own])
-                mean = as_counts(mean, nonnegative=options.nonnegative, integer=False)
-                yield (quantiles[0], mean[0]) if single else (quantiles, mean)
+            quantiles = as_counts(
+                interpolate_levels(torch.cat([q for q, _ in forecasts]), levels),
+                nonnegative=options.nonnegative,
+                integer=options.integer,
+            )
+            mean = as_counts(
+                torch.cat([m for _, m in forecasts]),
+                nonnegative=options.nonnegative,
+                integer=False,
+            )
+            # of each item its own rows, copied: who keeps one item need not keep its mates
+            sizes = [len(item.values) for item, _ in chunk]
+            for (_, single), q, m in zip(
+                chunk, quantiles.split(sizes), mean.split(sizes), strict=True
+            ):
+                yield (q[0].clone(), m[0].clone()) if single else (q.clone(), m.clone())
 
     def _chunks(
         self, inputs: Iterable[Any], length: int, options: ForecastOptions

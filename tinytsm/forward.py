@@ -135,31 +135,32 @@ class Forward:
         """Quantiles and mean of the queries of one batch, in their units, from as many stages as the horizon takes."""
         config = self.config
         whole_stage = config.horizon_patches + shape.extra
+        # where the rows of each query are
+        places = [
+            slice(j * shape.variates, j * shape.variates + len(query.values))
+            for j, query in enumerate(queries)
+        ]
         histories = [query.values for query in queries]
-        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in queries]
+        stages: list[tuple[Tensor, Tensor]] = []
         for done in range(0, shape.patches, whole_stage):
             patches = min(whole_stage, shape.patches - done)
-            stage = self._stage(histories, queries, shape, at_once, patches)
-            for part, forecast in zip(parts, stage, strict=True):
-                part.append(forecast)
+            stages.append(self._stage(histories, queries, places, shape, at_once, patches))
             if done + patches < shape.patches:
+                medians = stages[-1][0][..., MEDIAN].numpy()
                 histories = [
-                    np.concatenate(
-                        (history[:, -shape.tokens * config.patch :], q[..., MEDIAN].numpy()), 1
-                    )
-                    for history, (q, _) in zip(histories, stage, strict=True)
+                    np.concatenate((history[:, -shape.tokens * config.patch :], medians[at]), 1)
+                    for history, at in zip(histories, places, strict=True)
                 ]
+        quantiles = accumulate(
+            torch.cat([q for q, _ in stages], 1),
+            patch=config.patch,
+            roll=config.horizon_length,
+            stage=whole_stage * config.patch,
+        )
+        mean = torch.cat([m for _, m in stages], 1)
         return [
-            (
-                accumulate(
-                    torch.cat([q for q, _ in part], 1)[:, : query.length],
-                    patch=config.patch,
-                    roll=config.horizon_length,
-                    stage=whole_stage * config.patch,
-                ),
-                torch.cat([m for _, m in part], 1)[:, : query.length],
-            )
-            for query, part in zip(queries, parts, strict=True)
+            (quantiles[at, : query.length], mean[at, : query.length])
+            for query, at in zip(queries, places, strict=True)
         ]
 
     @torch.no_grad()
@@ -167,23 +168,21 @@ class Forward:
         self,
         histories: list[np.ndarray],
         queries: list[Query],
+        places: list[slice],
         shape: Shape,
         at_once: int,
         patches: int,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """The next `patches` patches of each history, in one pass: (V, patches * P, Q) and without Q."""
+    ) -> tuple[Tensor, Tensor]:
+        """The next `patches` patches of every row of the batch, in one pass: (R, patches * P, Q) and without Q."""
         patch, rows = self.config.patch, at_once * shape.variates
         context = (shape.tokens - shape.extra) * patch
         steps = np.full((rows, context), np.nan)
         eps = np.zeros(rows)
         present = torch.zeros(rows, dtype=torch.bool)
-        places = []
-        for j, (history, query) in enumerate(zip(histories, queries, strict=True)):
-            at = slice(j * shape.variates, j * shape.variates + len(history))
+        for history, query, at in zip(histories, queries, places, strict=True):
             newest = history[:, -context:]
             steps[at, context - newest.shape[1] :] = newest
             eps[at], present[at] = query.eps, True
-            places.append(at)
         centred = centre(steps, eps)
         x = np.full((rows, shape.tokens * patch), np.nan, np.float32)
         x[:, :context] = centred.x
@@ -192,7 +191,7 @@ class Forward:
         most = torch.finfo(torch.float64).max
         quantiles = (origin[:, None, None] + quantiles / unit[:, None, None]).clamp(-most, most)
         mean = (origin[:, None] + mean / unit[:, None]).clamp(-most, most)
-        return [(quantiles[at], mean[at]) for at in places]
+        return quantiles, mean
 
     def _compute(
         self, x: np.ndarray, resolution: np.ndarray, present: Tensor, shape: Shape, patches: int

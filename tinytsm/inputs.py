@@ -65,7 +65,7 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
 def _end(array: np.ndarray, *, newest: int, longest_tail: int) -> int:
     """How many steps to take up: all but those by which a missing end exceeds `longest_tail`."""
     steps = array.shape[-1]
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or not np.isnan(array[..., -1]).all():
         return steps
     # backwards in blocks, so that a long history is not read
     for stop in range(steps, 0, -newest):

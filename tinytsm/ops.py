@@ -1,11 +1,13 @@
 """The one place that chooses how an op is computed: kernel, library or definition, by device.
 
 Signatures are those of `tinytsm.kernels.reference`. On CPU the definitions are called directly, so that the compiler
-can fuse them. The Triton kernels run on CUDA devices, those of embedding and loss outside torch.compile only;
+can fuse them; where nothing is trained nor compiled, as in forecasting, Numba's kernels take the place of those of the
+blocks. The Triton kernels run on CUDA devices, those of embedding and loss outside torch.compile only;
 TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention alone has rivals to choose from, on
 CPU too: `choose_attention` does, for each of its two kinds.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -20,9 +22,7 @@ from tinytsm.kernels.reference import (
     DEGENERATE_ULPS,
     FRAME_FEATURES,
     quantile_outputs,
-    rms_norm,
     rotary,
-    swiglu,
 )
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "y", "on")
@@ -52,7 +52,7 @@ __all__ = [
     "swiglu",
 ]
 
-AttentionBackend = Literal["triton", "flash-attn", "sdpa", "matmul", "reference"]
+AttentionBackend = Literal["triton", "flash-attn", "numba", "sdpa", "matmul", "reference"]
 ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 # Over a series' tokens, or over an item's variates.
 AttentionKind = Literal["causal", "feature"]
@@ -74,6 +74,21 @@ _flash_attention: Any = _find_flash_attention()
 
 def _runs_kernels(x: Tensor) -> bool:
     return _HAVE_KERNELS and (x.is_cuda or _INTERPRETED)
+
+
+@functools.cache
+def _numba_kernels() -> Any:
+    """`tinytsm.kernels.cpu`, imported where it is used: Numba takes a fifth of a second."""
+    from tinytsm.kernels import cpu
+
+    return cpu
+
+
+def _runs_numba(x: Tensor) -> bool:
+    """Whether Numba's kernels compute: they have no gradients, and torch.compile fuses the definitions."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
+        return False
+    return bool(_numba_kernels().supports(x))
 
 
 def _keeps_kernels(x: Tensor) -> bool:
@@ -135,6 +150,22 @@ def grid_loss(
     return reference.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
 
 
+def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+    """`reference.rms_norm`."""
+    if _runs_numba(x):
+        normalised: Tensor = _numba_kernels().rms_norm(x, gain)
+        return normalised
+    return reference.rms_norm(x, gain)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """`reference.swiglu`."""
+    if _runs_numba(x):
+        gated: Tensor = _numba_kernels().swiglu(x)
+        return gated
+    return reference.swiglu(x)
+
+
 def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> AttentionBackend:
     """The back end that computes attention on tensors like qkv (..., E): the one wanted, or for `auto` the fastest known.
 
@@ -152,6 +183,7 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
         and half
         and qkv.shape[-1] % 8 == 0
         and qkv.shape[-1] <= 256,
+        "numba": _runs_numba(qkv),
     }
     for name in ATTENTION_BACKENDS:
         if wanted == name and able.get(name, True):
@@ -163,6 +195,7 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
     needs = {
         "triton": "Triton, a CUDA device and heads of width 32, 64 or, in 16 bits, 128",
         "flash-attn": "the package flash-attn, a CUDA device, 16-bit blocks and heads of a multiple of 8",
+        "numba": "a CPU, float32 or bfloat16, and neither gradients nor torch.compile",
     }[wanted]
     raise ValueError(
         f"attention {wanted} needs {needs}, got {qkv.dtype} and head width {qkv.shape[-1]} on {qkv.device.type}; "
@@ -186,13 +219,16 @@ def _favourite(qkv: Tensor, kind: AttentionKind) -> AttentionBackend:
 def causal_attention(
     qkv: Tensor, q_gain: Tensor, k_gain: Tensor, *, backend: str = "auto"
 ) -> Tensor:
-    """`reference.causal_attention`; only `triton` has norms and positions inside the kernel."""
+    """`reference.causal_attention`; only `triton` and `numba` have norms and positions inside the kernel."""
     if qkv.shape[1] == 1:
         # a lone token attends to itself alone
         return qkv[:, :, 2]
     chosen = choose_attention(backend, qkv, kind="causal")
     if chosen == "triton":
         return _causal_kernel.causal_attention(qkv, q_gain, k_gain)
+    if chosen == "numba":
+        attended: Tensor = _numba_kernels().causal_attention(qkv, q_gain, k_gain)
+        return attended
     if chosen == "reference":
         return reference.causal_attention(qkv, q_gain, k_gain)
     q, k, v = qkv.unbind(2)
@@ -235,6 +271,11 @@ def feature_attention(
         return _feature_kernel.feature_attention(
             qkv, q_gain, k_gain, variates=variates, present=present
         )
+    if chosen == "numba":
+        attended: Tensor = _numba_kernels().feature_attention(
+            qkv, q_gain, k_gain, variates=variates, present=present
+        )
+        return attended
     if chosen == "reference":
         return reference.feature_attention(qkv, q_gain, k_gain, variates=variates, present=present)
     tokens = qkv.shape[1]

@@ -47,10 +47,10 @@ def interpolate_levels(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
 def accumulate(quantiles: Tensor, *, patch: int, roll: int, stage: int) -> Tensor:
     """Make the spread around the median reflect how far ahead each step is.
 
-    quantiles: (V, H, Q), `patch` steps to a token. From `stage` to `stage` steps the forecast took its own medians for
+    quantiles: (R, H, Q), `patch` steps to a token. From `stage` to `stage` steps the forecast took its own medians for
     observations, so the spread of the stage before is added: independent errors, in quadrature. And after each `roll`
     steps, where another token takes over, the spread is at least the mean of the last patch before.
-    Returns (V, H, Q).
+    Returns (R, H, Q); nothing after a step enters it.
     """
     length = quantiles.shape[1]
     if length <= roll:
@@ -78,6 +78,8 @@ def average(members: Sequence[Tensor]) -> Tensor:
     Equal members give themselves, and the mean of rising sequences rises, after rounding too: it is kept between the
     least and the largest member, which rise.
     """
+    if len(members) == 1:
+        return members[0]
     total, least, largest = members[0] / len(members), members[0], members[0]
     for member in members[1:]:
         # each divided first: a sum of the largest numbers would overflow

@@ -1,0 +1,179 @@
+"""Numba's kernels against their definitions, and when they run: without gradients, on CPU, in two dtypes."""
+
+import os
+
+import pytest
+import torch
+from numba.core import caching
+from torch import Tensor
+
+from tinytsm import ops
+from tinytsm.kernels import cpu, reference
+from tinytsm.testing import ODD_LENGTHS, assert_as_good_as_eager
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+both = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def check(kernel, definition, inputs: list[Tensor], **settings) -> None:
+    before = [t.clone() for t in inputs]
+    ours = kernel(*inputs, **settings)
+    eager = definition(*inputs, **settings)
+    truth = definition(*(t.double() for t in inputs), **settings)
+    assert ours.dtype == eager.dtype
+    assert_as_good_as_eager([ours], [eager], [truth], names=["out"])
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+
+
+def attention_inputs(
+    series: int, tokens: int, *, width: int = 32, heads: int = 2, dtype=torch.float32
+) -> list[Tensor]:
+    gains = (1 + 0.3 * torch.randn(width) for _ in range(2))
+    return [torch.randn(series, tokens, 3, heads, width).to(dtype), *gains]
+
+
+@both
+@pytest.mark.parametrize("tokens", [2, 16, 64, *ODD_LENGTHS])
+def test_causal_attention(tokens, dtype):
+    inputs = attention_inputs(3, tokens, dtype=dtype)
+    check(cpu.causal_attention, reference.causal_attention, inputs)
+
+
+@pytest.mark.parametrize("width", [2, 6, 30, 64, 128])
+@pytest.mark.parametrize("heads", [1, 5])
+def test_heads_of_any_width_and_number(width, heads):
+    inputs = attention_inputs(2, 21, width=width, heads=heads)
+    check(cpu.causal_attention, reference.causal_attention, inputs)
+    check(cpu.feature_attention, reference.feature_attention, inputs, variates=2)
+
+
+@both
+@pytest.mark.parametrize("variates", [2, 3, 7, 64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_feature_attention(variates, masked, dtype):
+    inputs = attention_inputs(2 * variates, 5, dtype=dtype)
+    present = torch.rand(2 * variates) < 0.6 if masked else None
+    if present is not None:
+        # one item without any variate, one that shows its first
+        present[:variates], present[variates] = False, True
+    check(
+        cpu.feature_attention,
+        reference.feature_attention,
+        inputs,
+        variates=variates,
+        present=present,
+    )
+
+
+def test_the_future_and_absent_variates_are_not_read():
+    qkv, *gains = attention_inputs(4, 9)
+    full = cpu.causal_attention(qkv, *gains)
+    qkv[:, 5:] = torch.nan
+    assert torch.equal(cpu.causal_attention(qkv, *gains)[:, :5], full[:, :5])
+    qkv, *gains = attention_inputs(4, 9)
+    settings = {"variates": 2, "present": torch.tensor([True, False, True, True])}
+    full = cpu.feature_attention(qkv, *gains, **settings)
+    qkv[1] = 1e30
+    assert torch.equal(cpu.feature_attention(qkv, *gains, **settings)[[0, 2, 3]], full[[0, 2, 3]])
+
+
+def test_one_score_far_above_the_others_takes_all():
+    qkv, *gains = attention_inputs(1, 4)
+    gains = [100 * g for g in gains]
+    qkv[:, :, 0] = qkv[:, :, 1]
+    out = cpu.feature_attention(qkv.transpose(0, 1).contiguous(), *gains, variates=4)
+    assert torch.equal(out, qkv[:, :, 2].transpose(0, 1))
+
+
+@both
+@pytest.mark.parametrize("shape", [(1, 2), (3, 5, 62), (7, 704), (2, 3, 2, 34)])
+def test_swiglu(shape, dtype):
+    check(cpu.swiglu, reference.swiglu, [3 * torch.randn(shape).to(dtype)])
+
+
+@both
+def test_swiglu_of_any_size_of_numbers(dtype):
+    # the largest gates and the smallest, on both sides, and ties in the rounding of bfloat16
+    gate = torch.cat((torch.linspace(-140, 140, 999), 10 ** torch.linspace(-38, 4, 999)))
+    gate = torch.cat((gate, -gate, torch.zeros(4)))
+    x = torch.stack((gate, torch.randn(len(gate)).bfloat16().float()), -1).to(dtype)
+    check(cpu.swiglu, reference.swiglu, [x])
+    strange = torch.tensor([[torch.nan, 1.0], [torch.inf, 1.0], [1.0, torch.nan]]).to(dtype)
+    found, known = cpu.swiglu(strange), reference.swiglu(strange)
+    assert torch.equal(found.isnan(), known.isnan())
+
+
+@both
+@pytest.mark.parametrize("shape", [(1, 1), (3, 31), (2, 5, 128), (2, 3, 4, 33)])
+def test_rms_norm(shape, dtype):
+    x = torch.randn(shape) * 10 ** torch.linspace(-6, 6, shape[0])[:, None].view(
+        -1, *[1] * (len(shape) - 1)
+    )
+    check(cpu.rms_norm, reference.rms_norm, [x.to(dtype), torch.randn(shape[-1])])
+
+
+@both
+def test_strides_are_followed(dtype):
+    qkv, *gains = attention_inputs(3, 16, dtype=dtype)
+    apart = torch.full((3, 32, 3, 2, 40), torch.nan, dtype=dtype)
+    apart[:, ::2, ..., 8:] = qkv
+    strided = apart[:, ::2, ..., 8:]
+    for f, settings in ((cpu.causal_attention, {}), (cpu.feature_attention, {"variates": 3})):
+        assert torch.equal(f(strided, *gains, **settings), f(qkv, *gains, **settings))
+    x = torch.randn(6, 40).to(dtype)
+    assert torch.equal(cpu.swiglu(x.t()[::2].t()), cpu.swiglu(x[:, ::2].contiguous()))
+    gain = torch.randn(20)
+    assert torch.equal(cpu.rms_norm(x[:, ::2], gain), cpu.rms_norm(x[:, ::2].contiguous(), gain))
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="Triton's kernels come first there")
+def test_they_run_where_nothing_is_learned(monkeypatch):
+    ran = []
+    for name in ("causal_attention", "feature_attention", "swiglu", "rms_norm"):
+        inner = getattr(cpu, name)
+
+        def watched(*inputs, _name=name, _inner=inner, **settings):
+            ran.append(_name)
+            return _inner(*inputs, **settings)
+
+        monkeypatch.setattr(cpu, name, watched)
+
+    def everything(dtype: torch.dtype = torch.float32) -> list[str]:
+        ran.clear()
+        inputs = attention_inputs(2, 4, dtype=dtype)
+        ops.causal_attention(*inputs)
+        ops.feature_attention(*inputs, variates=2)
+        ops.swiglu(torch.randn(2, 4).to(dtype))
+        ops.rms_norm(torch.randn(2, 4).to(dtype), torch.ones(4))
+        return list(ran)
+
+    assert everything() == ["causal_attention", "feature_attention", "swiglu", "rms_norm"]
+    assert everything(torch.bfloat16) == everything()
+    # the definition's own precision, and half, which no model forecasts in
+    assert everything(torch.float16) == []
+    inputs = [t.double() for t in attention_inputs(2, 4)]
+    assert ops.choose_attention("auto", inputs[0], kind="causal") == "sdpa"
+    with torch.enable_grad():
+        assert everything() == []
+        with pytest.raises(ValueError, match="attention numba needs a CPU, .* neither gradients"):
+            ops.causal_attention(*attention_inputs(2, 4), backend="numba")
+    compiled = torch.compile(
+        lambda x: ops.swiglu(ops.rms_norm(x, torch.ones(4))), backend="eager", fullgraph=True
+    )
+    ran.clear()
+    compiled(torch.randn(2, 4))
+    assert ran == []
+    monkeypatch.setattr(cpu.numba.config, "DISABLE_JIT", 1)
+    assert everything() == []
+
+
+def test_they_need_no_place_to_keep_what_they_compiled(monkeypatch):
+    # neither beside the sources nor for the user
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert cpu._jit(lambda x: 2 * x)(2) == 4
