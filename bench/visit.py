@@ -69,17 +69,20 @@ class Visit:
 
 def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
     """The ops' tests on the GPU; meanwhile everything is compiled that timings and training need."""
-    workers = ["-n", str(max(1, (os.cpu_count() or 1) // 2))] if find_spec("xdist") else []
-    files = [f"tests/test_{op}.py" for op in verify.OPS]
+    cores = (os.cpu_count() or 1) // (2 * len(verify.OPS))
+    workers = ["-n", str(max(1, cores))] if find_spec("xdist") else []
+    files = {op: f"tests/test_{op}.py" for op in verify.OPS}
+    # a process for each op: a fault of one on the device says nothing of the others
     proofs = {
-        "tests": visit.start(
-            "tests", *_PYTEST, "-p", "no:benchmark", *workers, "-m", "not gpu", *files
-        ),
-        # large sizes: one after the other, for the memory
-        "tests-gpu": visit.start(
-            "tests-gpu", *_PYTEST, "-m", "gpu", *files, "tests/test_graphs.py"
-        ),
+        f"tests-{op}": visit.start(
+            f"tests-{op}", *_PYTEST, "-p", "no:benchmark", *workers, "-m", "not gpu", file
+        )
+        for op, file in files.items()
     }
+    # large sizes: one after the other, for the memory
+    proofs["tests-gpu"] = visit.start(
+        "tests-gpu", *_PYTEST, "-m", "gpu", *files.values(), "tests/test_graphs.py"
+    )
     began = time.monotonic()
     visit.run("generator", "-c", "from tinytsm import data; data.prepare()", seconds=_PROOF_SECONDS)
     for name, flags in runs.items():
@@ -94,8 +97,8 @@ def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
         left = _PROOF_SECONDS - (time.monotonic() - began)
         good &= visit.wait(name, process, left) or name == "warm-timings"
     # no benchmark need find out again
-    verdict = visit.rows["tests"]["outcome"]
-    write_json(dict.fromkeys(verify.OPS, verdict), visit.out / "verdicts.json")
+    verdicts = {op: visit.rows[f"tests-{op}"]["outcome"] for op in verify.OPS}
+    write_json(verdicts, visit.out / "verdicts.json")
     visit.env[verify.VERDICTS] = str(visit.out / "verdicts.json")
     return good
 

@@ -42,6 +42,22 @@ def test_a_trainer_that_falls_over_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert one.rows["export-tiny"]["outcome"] == "exit 2"
 
 
+def test_one_failing_op_withholds_its_own_ratios_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self, name: str, *arguments: str):
+        failing = any("test_grid_loss" in a for a in arguments) and "tests-gpu" != name
+        return start_process(self, name, "-c", f"raise SystemExit({int(failing)})")
+
+    start_process = visit.Visit.start
+    monkeypatch.setattr(visit.Visit, "start", start)
+    one = visit.Visit(tmp_path, 60)
+    assert not visit.prove(one, {})
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())
+    assert verdicts.pop("grid_loss") == "exit 1"
+    assert set(verdicts.values()) == {"passed"} and len(verdicts) == 3
+
+
 @pytest.mark.parametrize("proven", [True, False])
 def test_training_waits_for_the_proofs(
     tmp_path: Path,
