@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinytsm.config import ModelConfig, TrainConfig
+from tinytsm.config import STRETCHES, ModelConfig, TrainConfig
 from tinytsm.data import Batch, Feeder, GeneratorError, Plan
 from tinytsm.synth import dispatch, generator, philox
 
@@ -114,9 +114,56 @@ def test_masking_hides_whole_patches_that_stay_targets() -> None:
 
 
 def test_short_contexts_are_common() -> None:
-    rows = torch.cat([(~b.x.isnan()).sum(1) for b in take(Plan(MODEL, TRAIN), 60)])
-    assert 0.08 < (rows < 3 * MODEL.patch).float().mean() < 0.45
-    assert (rows == 32 * MODEL.patch).float().mean() > 0.1
+    taken = take(Plan(MODEL, TRAIN), 60)
+    # on the steps for short contexts more than on the others
+    for short, least, most in ((True, 0.5, 0.85), (False, 0.1, 0.45)):
+        rows = [b.x for b in taken if (b.x.shape[1] == 16 * MODEL.patch) is short]
+        brief = torch.cat([(~x.isnan()).sum(1) < 3 * MODEL.patch for x in rows])
+        whole = torch.cat([(~x.isnan()).all(1) for x in rows])
+        assert least < brief.float().mean() < most
+        assert whole.float().mean() > 0.05
+
+
+def test_no_history_is_hidden_whole() -> None:
+    plan = Plan(MODEL, dataclasses.replace(TRAIN, mask_share=1.0))
+    for batch in take(plan, 40):
+        known = batch.target[:, : -MODEL.horizon_patches].flatten(1)
+        shown, there = (~batch.x.isnan()).any(1), (~known.isnan()).sum(1)
+        assert shown[there >= 3 * MODEL.patch].all()
+        # nothing of a history of less than four patches
+        few = there < 3 * MODEL.patch
+        assert torch.equal(batch.x[few].isnan(), known[few].isnan())
+
+
+def test_some_short_records_have_their_values_held() -> None:
+    held = records = 0
+    for batch in take(Plan(MODEL, TRAIN), 60):
+        context = batch.x.shape[1]
+        for row in batch.target.flatten(1):
+            first = int((~row.isnan()).int().argmax())
+            # begun within the context, and varied enough for its steps to tell
+            if 0 < first <= context - 48 and row[first:context].unique().numel() > 3:
+                records += 1
+                held += any(
+                    (context - first) % r == 0
+                    and _constant_within(row[first:context].view(-1, r))
+                    and _constant_within(row[context : context + 2 * r].view(-1, r))
+                    for r in STRETCHES
+                )
+    assert records > 100
+    assert 0.1 < held / records < 0.35
+
+
+def _constant_within(blocks: torch.Tensor) -> bool:
+    return equal(blocks, blocks[:, :1].expand_as(blocks))
+
+
+def test_patches_of_any_length_have_windows() -> None:
+    for patch in (1, 2, 3, 5, 12):
+        model = dataclasses.replace(MODEL, patch=patch, context_patches=16)
+        for batch in take(Plan(model, TRAIN), 8):
+            assert batch.x.shape[1] == 16 * patch
+            assert not batch.target.isnan().all()
 
 
 def test_offsets_cover_the_grid() -> None:

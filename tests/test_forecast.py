@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from tinytsm import TinyTSM
 from tinytsm.config import QUANTILES, ModelConfig
+from tinytsm.inputs import as_item
 from tinytsm.model import Model
 from tinytsm.quantiles import interpolate_levels
 
@@ -252,7 +253,28 @@ def test_the_interval_does_not_collapse_far_away(
         assert width[-128:].mean() >= width[:128].mean()
 
 
-def test_no_numba_and_no_pandas_to_forecast() -> None:
+def test_who_keeps_one_forecast_keeps_no_other(forecaster: TinyTSM, rng) -> None:
+    inputs = [rng.normal(size=90), rng.normal(size=(2, 90))]
+    for kept in forecaster.predict_stream(inputs, 5):
+        for tensor in kept:
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_a_missing_end_is_what_no_variate_shows(rng: np.random.Generator) -> None:
+    for _ in range(200):
+        steps, variates, tail = (int(rng.integers(1, n)) for n in (40, 4, 9))
+        x = rng.normal(size=(variates, steps))
+        for row in x:
+            row[steps - int(rng.integers(steps + 1)) :] = np.nan
+        x[rng.random(x.shape) < 0.2] = np.nan
+        shown = [t for t in range(steps) if not np.isnan(x[:, t]).all()]
+        # a series that shows nothing keeps all of its steps
+        end = min(steps, shown[-1] + 1 + tail) if shown else steps
+        item, _ = as_item(x, 0, newest=7, longest_tail=tail)
+        assert np.array_equal(item.values, x[:, max(0, end - 7) : end], equal_nan=True)
+
+
+def test_importing_brings_neither_numba_nor_pandas() -> None:
     code = "import sys, tinytsm.forecast; print({'numba', 'pandas'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "set()"

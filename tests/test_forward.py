@@ -97,21 +97,37 @@ def test_batches_of_every_size_give_the_same_bits(
                 assert torch.equal(quantiles[slot + i].squeeze(), wanted.squeeze())
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("horizon", [20, 300])
 def test_threads_change_no_bit_and_stay_as_they_were(
-    forecaster: TinyTSM, rng: np.random.Generator
+    forecaster: TinyTSM, precision: torch.dtype, horizon: int, rng: np.random.Generator
 ) -> None:
     before = torch.get_num_threads()
-    series = list(rng.normal(size=(200, 90)).cumsum(1))
+    forecaster.model.block_dtype = precision
+    series = list(rng.normal(size=(100, 3, 90)).cumsum(2))
     found = []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            quantiles, _ = forecaster.predict_quantiles(series, 20)
+            quantiles, _ = forecaster.predict_quantiles(series, horizon)
             found.append(np.stack([np.asarray(one) for one in quantiles]))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_a_longer_horizon_has_the_same_first_steps(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    # as many patches, so the same passes: one, and one that goes on over missing tokens, and several stages
+    series = list(rng.normal(size=(3, 200)).cumsum(1))
+    for patches in (4, 6, 30):
+        whole, whole_mean = forecaster.predict_quantiles(series, 32 * patches, effort="fast")
+        for length in (32 * patches - 31, 32 * patches - 5):
+            quantiles, mean = forecaster.predict_quantiles(series, length, effort="fast")
+            assert torch.equal(quantiles, whole[:, :length])
+            assert torch.equal(mean, whole_mean[:, :length])
 
 
 def test_the_shape_of_a_pass_is_the_items_alone(

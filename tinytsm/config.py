@@ -13,6 +13,9 @@ LAYER_PATTERN = ("time", "time", "feature")
 HELD_OUT_SEED = 1 << 31
 # The coarse-grid loss evaluates the farthest octaves at every 16th token.
 TOKEN_MULTIPLE = 16
+# Short histories are read with each value held for so many steps too, and some are trained on so. Other sets of factors
+# did as well (docs/ablations.md).
+STRETCHES: tuple[int, ...] = (4, 8, 12)
 
 
 def _setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -108,7 +111,9 @@ class TrainConfig:
     grad_clip: float = _setting(1.0, "largest gradient norm")
     ema: float = _setting(0.999, "decay of the averaged weights, which are the ones that forecast")
     seed: int = _setting(0, "seed of weights and generator")
-    mask_share: float = _setting(0.5, "share of items with runs of patches hidden from the input")
+    mask_share: float = _setting(
+        0.5, "share of items of which runs of patches are hidden from the input, short ones aside"
+    )
     multivariate_share: float = _setting(0.15, "share of steps on items of several variates")
     short_share: float = _setting(0.2, "share of steps on short contexts")
     workers: int = _setting(0, "generator threads; 0 takes one on CPU and most cores beside a GPU")

@@ -18,10 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinytsm.config import TOKEN_MULTIPLE, ModelConfig, TrainConfig
+from tinytsm.config import STRETCHES, TOKEN_MULTIPLE, ModelConfig, TrainConfig
 from tinytsm.synth import dispatch, philox
 from tinytsm.synth.generator import fill_prepared
+from tinytsm.synth.mixture import MIXTURE_VERSION
 
+# What a seed's batches are: another one wherever the mixture or this module changes them.
+BATCHES_VERSION = f"{MIXTURE_VERSION}.1"
 # Sub-streams of this module; the generator's own purposes are small numbers.
 _WINDOW, _BUCKET = 1_000_001, 1_000_002
 # Item indices of one batch start here times its number, so no two batches share an item.
@@ -31,6 +34,12 @@ _VARIATES = 4
 # Longest run of hidden patches, and the largest share hidden (contiguous patch masking as in TiRex and Toto 2.0; runs
 # as long as the horizon, because forecasts beyond it append that many missing tokens).
 _LONGEST_RUN, _MOST_HIDDEN = 24, 0.4
+# Patches that a history must have for any to be hidden.
+_LEAST_MASKED = 4
+# Share of contexts of less than three patches: on the steps for short contexts, on all others.
+_BRIEF_SHARES = (0.45, 0.15)
+# Share of short records whose values are held.
+_HELD_SHARE = 0.3
 # A target further out than this many powers of the context's range is a runaway and is not scored.
 _RUNAWAY = 1e18
 
@@ -60,12 +69,12 @@ class GeneratorError(RuntimeError):
 
 
 @numba.njit(nogil=True, cache=True)
-def _context_length(rng, longest, shortest_matter):
-    """Observed points of a context: often all, else log-uniform, else less than three patches."""
+def _context_length(rng, longest, patch, brief_share):
+    """Observed points of a context: less than three patches, as yearly tables have, log-uniform, or all."""
     u = philox.uniform(rng)
-    if u < 0.15:
-        return min(longest, int(philox.between(rng, 4.0, float(shortest_matter))))
-    if u < 0.5:
+    if u < brief_share:
+        return min(longest, int(philox.between(rng, 4.0, 3.0 * patch)))
+    if u < brief_share + 0.35:
         return min(longest, int(philox.log_uniform(rng, 8.0, float(longest))))
     return longest
 
@@ -77,6 +86,16 @@ def _future(rng, observed, horizon, patch):
     if philox.uniform(rng) < 0.3:
         return horizon
     return min(horizon, max(patch, int(observed * philox.log_uniform(rng, 0.5, 4.0))))
+
+
+@numba.njit(nogil=True, cache=True)
+def _held(rng, observed, future, stretches):
+    """For how many steps each value of a short record is held, mostly one: so are short histories forecast."""
+    if philox.uniform(rng) < _HELD_SHARE:
+        held = stretches[philox.integer(rng, 0, len(stretches))]
+        if observed >= 4 * held and future >= held:
+            return held
+    return 1
 
 
 @numba.njit(nogil=True, cache=True)
@@ -132,11 +151,15 @@ def _write_window(series, lead, start, hidden, x, target):
 
 
 @numba.njit(nogil=True, cache=True)
-def fill_windows(seed, first_item, variates, mask_share, x, target, resolution, trace):
+def fill_windows(
+    seed, first_item, variates, mask_share, brief_share, stretches, x, target, resolution, trace
+):
     """Fill a batch with the items from `first_item` on.
 
-    x: (S, N * P) and target: (S, N + K, P) float32, resolution: (S,) float32. All variates of an item share their
-    truncation and hidden patches. trace: as `dispatch` has it, to tell where an error came from.
+    brief_share: of contexts of less than three patches. stretches: for how many steps values may be held; an argument,
+    because compiled code that is kept would not see a constant change in another file. x: (S, N * P) and target:
+    (S, N + K, P) float32, resolution: (S,) float32. All variates of an item share their truncation and hidden patches.
+    trace: as `dispatch` has it, to tell where an error came from.
     """
     patch = target.shape[2]
     context = x.shape[1]
@@ -146,18 +169,23 @@ def fill_windows(seed, first_item, variates, mask_share, x, target, resolution, 
     for item in range(x.shape[0] // variates):
         index = first_item + item
         rng = philox.stream(seed, index, _WINDOW)
-        observed = _context_length(rng, context, 3 * patch)
-        start = context - observed
-        lead, future = 0, horizon
-        if start > 0:
+        observed = _context_length(rng, context, patch, brief_share)
+        lead, future, held = 0, horizon, 1
+        if observed < context:
             future = _future(rng, observed, horizon, patch)
             if future < horizon:
-                lead = start
-        series = np.empty((variates, context - lead + future))
-        fill_prepared(seed, index, series, trace)
+                held = _held(rng, observed, future, stretches)
+                # whole values on both sides of the end
+                observed -= observed % held
+                lead = context - observed
+        start = context - observed
+        drawn = np.empty((variates, (context - lead + future) // held))
+        fill_prepared(seed, index, drawn, trace)
+        series = drawn if held == 1 else np.repeat(drawn, held).reshape(variates, -1)
         hidden[:] = False
-        if philox.uniform(rng) < mask_share:
-            _hide(rng, hidden)
+        # of a history of few patches a run of them would leave nothing
+        if philox.uniform(rng) < mask_share and observed >= _LEAST_MASKED * patch:
+            _hide(rng, hidden[start // patch :])
         for v in range(variates):
             row = item * variates + v
             resolution[row] = _write_window(series[v], lead, start, hidden, x[row], target[row])
@@ -173,6 +201,8 @@ def prepare() -> None:
         0,
         1,
         0.5,
+        0.5,
+        STRETCHES,
         np.empty((1, patch), np.float32),
         np.empty((1, 2, patch), np.float32),
         np.empty(1, np.float32),
@@ -244,10 +274,12 @@ class Plan:
         bucket, seed = self.bucket(number), self.train.seed
         x, target, resolution = (view.numpy() for view in self.views(buffer, bucket))
         first, trace = self.first_item(number), dispatch.new_trace()
+        brief_share = _BRIEF_SHARES[bucket.tokens == self.model.context_patches]
         try:
             fill_windows(
-                seed, first, bucket.variates, self.train.mask_share, x, target, resolution, trace
-            )
+                seed, first, bucket.variates, self.train.mask_share, brief_share, STRETCHES,
+                x, target, resolution, trace,
+            )  # fmt: skip
         # whatever it is, the message must name the item
         except Exception as error:
             where = dispatch.describe_trace(trace)

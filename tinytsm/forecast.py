@@ -199,6 +199,8 @@ class TinyTSM:
                 nonnegative=options.nonnegative,
                 integer=False,
             )
+            # they hold whole batches, and the next ones are computed before they would be let go
+            del forecasts
             # of each item its own rows, copied: who keeps one item need not keep its mates
             sizes = [len(item.values) for item, _ in chunk]
             for (_, single), q, m in zip(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tinytsm import period
 from tinytsm.companions import companions
-from tinytsm.config import ModelConfig
+from tinytsm.config import STRETCHES, ModelConfig
 from tinytsm.forward import Forward, Query
 from tinytsm.inputs import Item
 from tinytsm.options import MAX_STRIDE, Strategy
@@ -32,9 +32,8 @@ _RULE, _LONG = (4, MAX_STRIDE), 0.5
 _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
-# What the rule averages with one pass where the history has at most so many patches: sets of other factors did as well
-# (docs/ablations.md).
-_STRETCHES, _SHORT = (4, 8, 12), 4
+# Histories of at most so many patches are read stretched too.
+_SHORT = 4
 # Values in which periods are sought at once.
 _NUMBERS_AT_ONCE = 1 << 17
 
@@ -73,7 +72,7 @@ def choose_stretches(steps: int, *, length: int, config: ModelConfig) -> tuple[i
         return ()
     return tuple(
         r
-        for r in _STRETCHES
+        for r in STRETCHES
         if r * steps <= config.context_length and r * length <= config.horizon_length
     )
 

@@ -1,7 +1,7 @@
 """The one place that chooses how an op is computed: kernel, library or definition, by device.
 
 Signatures are those of `tinytsm.kernels.reference`. On CPU the definitions are called directly, so that the compiler
-can fuse them; where nothing is trained nor compiled, as in forecasting, Numba's kernels take the place of those of the
+can fuse them; where nothing is trained or compiled, as in forecasting, Numba's kernels take the place of those of the
 blocks. The Triton kernels run on CUDA devices, those of embedding and loss outside torch.compile only;
 TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention alone has rivals to choose from, on
 CPU too: `choose_attention` does, for each of its two kinds.
@@ -183,7 +183,7 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
         and half
         and qkv.shape[-1] % 8 == 0
         and qkv.shape[-1] <= 256,
-        "numba": _runs_numba(qkv),
+        "numba": _runs_numba(qkv) and qkv.shape[-1] % 2 == 0,
     }
     for name in ATTENTION_BACKENDS:
         if wanted == name and able.get(name, True):
@@ -195,7 +195,7 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
     needs = {
         "triton": "Triton, a CUDA device and heads of width 32, 64 or, in 16 bits, 128",
         "flash-attn": "the package flash-attn, a CUDA device, 16-bit blocks and heads of a multiple of 8",
-        "numba": "a CPU, float32 or bfloat16, and neither gradients nor torch.compile",
+        "numba": "a CPU, float32 or bfloat16, heads of an even width, and no gradients or torch.compile",
     }[wanted]
     raise ValueError(
         f"attention {wanted} needs {needs}, got {qkv.dtype} and head width {qkv.shape[-1]} on {qkv.device.type}; "

@@ -30,8 +30,7 @@ from tqdm import tqdm
 
 from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given
-from tinytsm.data import GeneratorError
-from tinytsm.synth.mixture import MIXTURE_VERSION
+from tinytsm.data import BATCHES_VERSION, GeneratorError
 from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
 
 # Exit codes of sysexits.h: EX_TEMPFAIL of a piece that leaves more to do, EX_SOFTWARE where the device failed.
@@ -94,9 +93,9 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
         flags = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise ValueError(f"a run that goes on keeps its model; drop {flags}")
     _, _, state = checkpoint.load_training(found)
-    if state["mixture"] != MIXTURE_VERSION and not args.new_mixture:
+    if state["mixture"] != BATCHES_VERSION and not args.new_mixture:
         raise ValueError(
-            f"{found} was trained on mixture {state['mixture']}, the generator is now at {MIXTURE_VERSION}: "
+            f"{found} was trained on mixture {state['mixture']}, the generator is now at {BATCHES_VERSION}: "
             "the series would change mid-run; give --new-mixture to go on all the same"
         )
     train = dataclasses.replace(from_dict(TrainConfig, state["train"]), **given(args, TrainConfig))
@@ -223,7 +222,7 @@ def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
         "held_out": trainer.scores and trainer.scores._asdict(),
         "skipped": trainer.skipped,
         "parameters": parameters,
-        "mixture": MIXTURE_VERSION,
+        "mixture": BATCHES_VERSION,
         "versions": checkpoint.fingerprint(),
     }
     print(json.dumps(summary))

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from tinytsm import checkpoint, ops
 from tinytsm.config import HELD_OUT_SEED, TOKEN_MULTIPLE, ModelConfig, TrainConfig
-from tinytsm.data import Batch, Bucket, Feeder, Plan
+from tinytsm.data import BATCHES_VERSION, Batch, Bucket, Feeder, Plan
 from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
 from tinytsm.synth.dispatch import usable_cores
-from tinytsm.synth.mixture import MIXTURE_VERSION
 from tinytsm.validation import HeldOut, Scores
 
 # A run stops when this many steps in a row had a loss or gradient that is not finite.
@@ -195,7 +194,7 @@ class Trainer:
             "seconds": self.clock.seconds,
             "decay_start": self.clock.decay_start,
             "skipped": self.skipped,
-            "mixture": MIXTURE_VERSION,
+            "mixture": BATCHES_VERSION,
             "precision": str(self.model.block_dtype).removeprefix("torch."),
             "attention": self.attention,
             "train": dataclasses.asdict(self.config),
