@@ -123,11 +123,12 @@ def test_a_longer_horizon_has_the_same_first_steps(
     # as many patches, so the same passes: one, and one that goes on over missing tokens, and several stages
     series = list(rng.normal(size=(3, 200)).cumsum(1))
     for patches in (4, 6, 30):
-        whole, whole_mean = forecaster.predict_quantiles(series, 32 * patches, effort="fast")
+        whole = list(forecaster.predict_stream(series, 32 * patches, effort="fast"))
         for length in (32 * patches - 31, 32 * patches - 5):
-            quantiles, mean = forecaster.predict_quantiles(series, length, effort="fast")
-            assert torch.equal(quantiles, whole[:, :length])
-            assert torch.equal(mean, whole_mean[:, :length])
+            found = forecaster.predict_stream(series, length, effort="fast")
+            for (quantiles, mean), (all_quantiles, all_mean) in zip(found, whole, strict=True):
+                assert torch.equal(quantiles, all_quantiles[:length])
+                assert torch.equal(mean, all_mean[:length])
 
 
 def test_the_shape_of_a_pass_is_the_items_alone(
