@@ -112,7 +112,7 @@ class TrainConfig:
     ema: float = _setting(0.999, "decay of the averaged weights, which are the ones that forecast")
     seed: int = _setting(0, "seed of weights and generator")
     mask_share: float = _setting(
-        0.5, "share of items of which runs of patches are hidden from the input, short ones aside"
+        0.25, "share of items of which runs of patches are hidden from the input, short ones aside"
     )
     multivariate_share: float = _setting(0.15, "share of steps on items of several variates")
     short_share: float = _setting(0.2, "share of steps on short contexts")
