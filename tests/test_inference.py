@@ -262,7 +262,8 @@ def test_a_short_history_is_also_read_stretched(
 ) -> None:
     # patches of 8 steps, and 32 steps in one pass: stretches of 4, 8 reach 4 steps, and 12 does not
     series, length = rng.normal(size=(variates, 15)).cumsum(1), 4
-    assert choose_stretches(15, length=length, config=miniature.config) == (4, 8)
+    config = miniature.config
+    assert choose_stretches(15, length=length, dominant_period=0, config=config) == (4, 8)
     wanted, wanted_mean = [], []
     for r in (1, 4, 8):
         held = np.repeat(series, r, axis=1)
@@ -278,13 +279,26 @@ def test_long_histories_long_horizons_and_chosen_strides_are_not_stretched(
     miniature: TinyTSM, rng: np.random.Generator
 ) -> None:
     config = miniature.config
-    assert choose_stretches(10, length=2, config=config) == (4, 8, 12)
+
+    def chosen(steps: int, length: int, dominant_period: int = 0) -> tuple[int, ...]:
+        return choose_stretches(
+            steps, length=length, dominant_period=dominant_period, config=config
+        )
+
+    assert chosen(10, 2) == (4, 8, 12)
     # a context of 128 steps must hold all of it
-    assert choose_stretches(4 * config.patch, length=2, config=config) == (4,)
-    assert choose_stretches(4 * config.patch + 1, length=2, config=config) == ()
-    assert choose_stretches(9, length=9, config=config) == ()
+    assert chosen(4 * config.patch, 2) == (4,)
+    assert chosen(4 * config.patch + 1, 2) == ()
+    assert chosen(9, 9) == ()
+    # no longer than what was seen, and not where a season shows
+    assert chosen(5, 5) != () == chosen(5, 6)
+    assert chosen(10, 2, dominant_period=4) == ()
     series = rng.normal(size=20).cumsum()
     one, _ = miniature.predict_quantiles([series], 4, strides=(1,))
     fast, _ = miniature.predict_quantiles([series], 4, effort="fast")
     rule, _ = miniature.predict_quantiles([series], 4, strides="auto")
     assert torch.equal(one[0], fast[0]) and not torch.equal(one[0], rule[0])
+    seasonal = np.tile(rng.normal(size=5), 6) + 0.01 * rng.normal(size=30)
+    fast, _ = miniature.predict_quantiles([seasonal], 4, effort="fast")
+    rule, _ = miniature.predict_quantiles([seasonal], 4, strides="auto")
+    assert torch.equal(fast[0], rule[0])

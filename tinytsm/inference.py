@@ -62,13 +62,15 @@ def choose_strides(
     return tuple(kept)
 
 
-def choose_stretches(steps: int, *, length: int, config: ModelConfig) -> tuple[int, ...]:
+def choose_stretches(
+    steps: int, *, length: int, dominant_period: int, config: ModelConfig
+) -> tuple[int, ...]:
     """How often each step of a short history is repeated, by rule: never so often that one pass would not see all of the
-    history or not reach the horizon.
+    history or not reach the horizon, and not at all where a period shows or more is asked for than was seen.
 
-    steps: T of the context. length: the horizon.
+    steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none.
     """
-    if steps > _SHORT * config.patch:
+    if dominant_period or steps > _SHORT * config.patch or steps < length:
         return ()
     return tuple(
         r
@@ -108,7 +110,9 @@ def forecast_items(
                     functools.partial(read_stretched, stretch=r, length=length),
                     [stretched(shown, r, length)],
                 )
-                for r in choose_stretches(item.values.shape[1], length=length, config=config)
+                for r in choose_stretches(
+                    item.values.shape[1], length=length, dominant_period=cycle, config=config
+                )
             ]
         plan = []
         for read, found in views:
@@ -147,7 +151,8 @@ def _periods(
         variates, steps = item.values.shape
         # looking for a period takes as long as a pass
         strides = choose_strides(steps, length=length, dominant_period=0, config=config)
-        by_rule = strategy.strides is None and strides != (1,)
+        stretches = choose_stretches(steps, length=length, dominant_period=0, config=config)
+        by_rule = strategy.strides is None and (strides != (1,) or stretches != ())
         if by_rule or strategy.augment and variates == 1:
             newest = item.values[:, -config.context_length :]
             groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
