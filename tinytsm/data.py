@@ -36,8 +36,8 @@ _VARIATES = 4
 _LONGEST_RUN, _MOST_HIDDEN = 24, 0.4
 # Patches that a history must have for any to be hidden.
 _LEAST_MASKED = 4
-# Share of contexts of less than three patches: on the steps for short contexts, on all others.
-_BRIEF_SHARES = (0.45, 0.15)
+# Share of contexts of less than three patches, and on the steps for short contexts.
+_BRIEF_SHARE, _BRIEF_SHARE_SHORT = 0.15, 0.45
 # Share of short records whose values are held.
 _HELD_SHARE = 0.3
 # A target further out than this many powers of the context's range is a runaway and is not scored.
@@ -274,7 +274,8 @@ class Plan:
         bucket, seed = self.bucket(number), self.train.seed
         x, target, resolution = (view.numpy() for view in self.views(buffer, bucket))
         first, trace = self.first_item(number), dispatch.new_trace()
-        brief_share = _BRIEF_SHARES[bucket.tokens == self.model.context_patches]
+        short = bucket.tokens < self.model.context_patches
+        brief_share = _BRIEF_SHARE_SHORT if short else _BRIEF_SHARE
         try:
             fill_windows(
                 seed, first, bucket.variates, self.train.mask_share, brief_share, STRETCHES,

@@ -7,7 +7,6 @@ TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Atten
 CPU too: `choose_attention` does, for each of its two kinds.
 """
 
-import functools
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -76,19 +75,14 @@ def _runs_kernels(x: Tensor) -> bool:
     return _HAVE_KERNELS and (x.is_cuda or _INTERPRETED)
 
 
-@functools.cache
-def _numba_kernels() -> Any:
-    """`tinytsm.kernels.cpu`, imported where it is used: Numba takes a fifth of a second."""
-    from tinytsm.kernels import cpu
-
-    return cpu
-
-
 def _runs_numba(x: Tensor) -> bool:
     """Whether Numba's kernels compute: they have no gradients, and torch.compile fuses the definitions."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
         return False
-    return bool(_numba_kernels().supports(x))
+    # imported where it is used, here and below: Numba takes a fifth of a second
+    from tinytsm.kernels import cpu
+
+    return cpu.supports(x)
 
 
 def _keeps_kernels(x: Tensor) -> bool:
@@ -153,16 +147,18 @@ def grid_loss(
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     """`reference.rms_norm`."""
     if _runs_numba(x):
-        normalised: Tensor = _numba_kernels().rms_norm(x, gain)
-        return normalised
+        from tinytsm.kernels import cpu
+
+        return cpu.rms_norm(x, gain)
     return reference.rms_norm(x, gain)
 
 
 def swiglu(x: Tensor) -> Tensor:
     """`reference.swiglu`."""
     if _runs_numba(x):
-        gated: Tensor = _numba_kernels().swiglu(x)
-        return gated
+        from tinytsm.kernels import cpu
+
+        return cpu.swiglu(x)
     return reference.swiglu(x)
 
 
@@ -227,8 +223,9 @@ def causal_attention(
     if chosen == "triton":
         return _causal_kernel.causal_attention(qkv, q_gain, k_gain)
     if chosen == "numba":
-        attended: Tensor = _numba_kernels().causal_attention(qkv, q_gain, k_gain)
-        return attended
+        from tinytsm.kernels import cpu
+
+        return cpu.causal_attention(qkv, q_gain, k_gain)
     if chosen == "reference":
         return reference.causal_attention(qkv, q_gain, k_gain)
     q, k, v = qkv.unbind(2)
@@ -272,10 +269,9 @@ def feature_attention(
             qkv, q_gain, k_gain, variates=variates, present=present
         )
     if chosen == "numba":
-        attended: Tensor = _numba_kernels().feature_attention(
-            qkv, q_gain, k_gain, variates=variates, present=present
-        )
-        return attended
+        from tinytsm.kernels import cpu
+
+        return cpu.feature_attention(qkv, q_gain, k_gain, variates=variates, present=present)
     if chosen == "reference":
         return reference.feature_attention(qkv, q_gain, k_gain, variates=variates, present=present)
     tokens = qkv.shape[1]
