@@ -109,6 +109,7 @@ def options(rng: np.random.Generator) -> ForecastOptions:
         effort=str(rng.choice(list(EFFORTS))),  # type: ignore[arg-type]
         strides=strides,
         symmetry=(None, True, False)[rng.integers(3)],
+        adjust=(None, True, False)[rng.integers(3)],
         augment=(None, True, False)[rng.integers(3)],
         nonnegative=bool(rng.integers(4) == 0),
         integer=bool(rng.integers(4) == 0),

@@ -14,6 +14,7 @@ from tinytsm import TinyTSM
 from tinytsm.config import QUANTILES, ModelConfig
 from tinytsm.inputs import as_item
 from tinytsm.model import Model
+from tinytsm.options import MAX_STRIDE
 from tinytsm.quantiles import interpolate_levels
 
 SMALL = ModelConfig(
@@ -37,8 +38,8 @@ def series() -> list[np.ndarray]:
     return walks
 
 
-def single(forecaster: TinyTSM, values: object, horizon: int) -> torch.Tensor:
-    quantiles, _ = forecaster.predict_quantiles([values], horizon)
+def single(forecaster: TinyTSM, values: object, horizon: int, **options) -> torch.Tensor:
+    quantiles, _ = forecaster.predict_quantiles([values], horizon, **options)
     assert isinstance(quantiles, torch.Tensor)
     return quantiles
 
@@ -230,7 +231,9 @@ def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.G
 
 def test_a_long_history_is_its_newest_part(forecaster: TinyTSM, rng: np.random.Generator) -> None:
     x = rng.normal(size=300_000)
-    assert torch.equal(single(forecaster, x, 5), single(forecaster, x[-1024:], 5))
+    for effort, newest in (("fast", 1024), ("standard", MAX_STRIDE * 1024)):
+        whole = single(forecaster, x, 5, effort=effort)
+        assert torch.equal(whole, single(forecaster, x[-newest:], 5, effort=effort))
     x[0] = np.inf  # is not looked at
     assert single(forecaster, x, 5).isfinite().all()
 

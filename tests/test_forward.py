@@ -51,7 +51,7 @@ def test_a_batch_is_halved_until_it_fits(
     forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception], rng
 ) -> None:
     series = [rng.normal(size=100) for _ in range(40)]
-    forecaster = forecaster.with_options(strides=(1,), symmetry=True)
+    forecaster = forecaster.with_options(effort="fast", symmetry=True)
     wanted, _ = forecaster.predict_quantiles(series, 10, batch_size=7)
     asked = limit(forecaster, monkeypatch, 7, error)
     quantiles, _ = forecaster.predict_quantiles(series, 10, batch_size=32)

@@ -34,6 +34,7 @@ OPTIONS = st.builds(
     effort=st.sampled_from(["fast", "standard", "best"]),
     strides=st.none() | st.just("auto") | st.lists(st.integers(1, 9), min_size=1, unique=True),
     symmetry=st.none() | st.booleans(),
+    adjust=st.none() | st.booleans(),
     augment=st.none() | st.booleans(),
     nonnegative=st.booleans(),
     integer=st.booleans(),

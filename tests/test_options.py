@@ -31,23 +31,29 @@ def parsed(*flags: str) -> ForecastOptions:
 
 
 def test_an_effort_is_overridden_part_by_part() -> None:
-    assert ForecastOptions(effort="fast").strategy == ((1,), False, False)
-    assert ForecastOptions(effort="best").strategy == (None, True, False)
-    assert ForecastOptions(effort="best", strides=[2, 4]).strategy == ((2, 4), True, False)
-    assert ForecastOptions(effort="fast", strides="auto").strategy == (None, False, False)
-    assert ForecastOptions(effort="fast", symmetry=True).strategy == ((1,), True, False)
-    assert ForecastOptions(effort="fast", augment=True).strategy == ((1,), False, True)
+    assert ForecastOptions(effort="fast").strategy == ((1,), False, False, False)
+    assert ForecastOptions(effort="standard").strategy == (None, False, True, False)
+    assert ForecastOptions(effort="best").strategy == (None, True, True, False)
+    assert ForecastOptions(effort="best", strides=[2, 4]).strategy == ((2, 4), True, True, False)
+    assert ForecastOptions(effort="fast", strides="auto").strategy == (None, False, False, False)
+    assert ForecastOptions(effort="fast", symmetry=True).strategy == ((1,), True, False, False)
+    assert ForecastOptions(effort="fast", adjust=True).strategy == ((1,), False, True, False)
+    assert ForecastOptions(effort="best", adjust=False).strategy == (None, True, False, False)
+    assert ForecastOptions(effort="fast", augment=True).strategy == ((1,), False, False, True)
     assert ForecastOptions(strides=(3, 5)).longest_stride == 5
     assert ForecastOptions(strides="auto").longest_stride == options.MAX_STRIDE
 
 
 def test_flags_say_the_same() -> None:
     assert parsed() == ForecastOptions()
-    flags = "--effort best --strides 1,4 --no-symmetry --augment --nonnegative --integer --batch-size 32"
-    assert parsed(*flags.split()) == ForecastOptions(
+    flags = (
+        "--effort best --strides 1,4 --no-symmetry --no-adjust --augment --nonnegative --integer"
+    )
+    assert parsed(*flags.split(), "--batch-size", "32") == ForecastOptions(
         effort="best",
         strides=(1, 4),
         symmetry=False,
+        adjust=False,
         augment=True,
         nonnegative=True,
         integer=True,
@@ -55,6 +61,7 @@ def test_flags_say_the_same() -> None:
     )
     assert parsed("--strides", "auto").strides == "auto"
     assert parsed("--no-augment").augment is False
+    assert parsed("--adjust").adjust is True
 
 
 @pytest.mark.parametrize(

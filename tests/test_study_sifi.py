@@ -47,8 +47,10 @@ def test_records_are_relative_to_one_pass() -> None:
         {
             "one pass": 1,
             "mirrored": 1,
+            "adjusted": 1,
             "rule": 0.5,
             "rule, mirrored": 0.5,
+            "rule, adjusted": 0.5,
             "2": 0.75,
             "1 and 2": 0.75,
         }
@@ -68,7 +70,7 @@ def test_the_command(
     assert study.main(flags) == 0
     out = capsys.readouterr().out
     assert "1 and 3" in out and json.loads(out.splitlines()[-1])["best"]["7"]
-    assert len(json.loads((tmp_path / "o.json").read_text())["records"]) == 8
+    assert len(json.loads((tmp_path / "o.json").read_text())["records"]) == 10
     assert (tmp_path / "o.png").stat().st_size > 5000
     assert study.main([*flags[:4], "--horizon", "50"]) == 2
     assert "no series is twice as long as the horizon 50" in capsys.readouterr().err

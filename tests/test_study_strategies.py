@@ -15,6 +15,9 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
+SWITCHES = ("symmetry", "adjust", "augment")
+
+
 class Constant:
     """Forecasts `value` at every level, one more for each part of a strategy that is switched on."""
 
@@ -24,7 +27,7 @@ class Constant:
 
     def with_options(self, **changes: Any) -> "Constant":
         self.asked.append(changes)
-        return Constant((changes["strides"] != (1,)) + changes["symmetry"] + changes["augment"])
+        return Constant((changes["strides"] != (1,)) + sum(changes[k] for k in SWITCHES))
 
     def predict_quantiles(self, inputs, prediction_length, quantile_levels):
         quantiles = np.full((len(inputs), prediction_length, len(quantile_levels)), self.value)
@@ -62,15 +65,21 @@ def test_every_effort_and_every_switch_is_compared_with_one_pass() -> None:
     assert set(EFFORTS.values()) <= set(found.values())
     assert len(set(found.values())) == len(found)
     plain = found[study_strategies.PLAIN]
-    for change in ({"strides": None}, {"symmetry": True}, {"augment": True}):
-        assert plain._replace(**change) in found.values()
+    for one in (
+        plain._replace(strides=None),
+        plain._replace(symmetry=True),
+        plain._replace(adjust=True),
+        plain._replace(augment=True),
+    ):
+        assert one in found.values()
 
 
 def test_a_strategy_is_handed_over_as_options(folder: Path) -> None:
     model = Constant()
     study_strategies.study(load_tasks(folder)[:1], model, done={})
-    assert model.asked[0] == {"strides": (1,), "symmetry": False, "augment": False}
-    assert {"strides": "auto", "symmetry": False, "augment": False} in model.asked
+    off = dict.fromkeys(SWITCHES, False)
+    assert model.asked[0] == {"strides": (1,), **off}
+    assert {"strides": "auto", **off} in model.asked
     assert len(model.asked) == len(study_strategies.strategies())
 
 

@@ -5,12 +5,14 @@ stride s, phase r of s takes every s-th step, ending r steps before the newest. 
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
 level by level. A history of a few tokens is also read stretched, each step held for several: a season that lay within a
 token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of the
-mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it.
+mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it. Seasonal adjustment forecasts it
+without its seasons (`season`), which are put back.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from tinytsm.inputs import Item
 from tinytsm.options import MAX_STRIDE, Strategy
 from tinytsm.quantiles import average
 from tinytsm.rows import centre
+
+if TYPE_CHECKING:
+    from tinytsm.season import Adjusted
 
 # What the rule averages with stride 1, for horizons of at least this share of what one pass reaches. Powers of two:
 # 3 and 6 did worse at every horizon, and shorter horizons gain nothing (docs/ablations.md).
@@ -90,34 +95,37 @@ def forecast_items(
 
     Symmetry is `forward`'s: it mirrors whatever it runs.
     """
-    config = forward.config
+    cycles = _periods(items, length, config=forward.config, strategy=strategy)
+    if not strategy.adjust:
+        return _forecast(items, length, cycles, forward=forward, strategy=strategy)
+    adjusted = _adjusted(items, length, cycles)
+    others = [items[i]._replace(values=without.values) for i, without in adjusted.items()]
+    plain = strategy._replace(adjust=False)
+    cycles += _periods(others, length, config=forward.config, strategy=plain)
+    forecasts = _forecast([*items, *others], length, cycles, forward=forward, strategy=plain)
+    results, of_others = forecasts[: len(items)], forecasts[len(items) :]
+    for (i, without), (quantiles, mean) in zip(adjusted.items(), of_others, strict=True):
+        results[i] = without.blend(results[i][0], quantiles), without.blend(results[i][1], mean)
+    return results
+
+
+def _forecast(
+    items: Sequence[Item],
+    length: int,
+    cycles: Sequence[int],
+    *,
+    forward: Forward,
+    strategy: Strategy,
+) -> list[tuple[Tensor, Tensor]]:
+    """Quantiles and mean of each item, as it is, by all of a strategy but seasonal adjustment."""
     queries: list[Query] = []
     # of each item: how each of its averaged forecasts is read, and where the queries are
     plans: list[list[tuple[_Read, slice]]] = []
-    cycles = _periods(items, length, config=config, strategy=strategy)
     for item, cycle in zip(items, cycles, strict=True):
-        wanted = strategy.strides or choose_strides(
-            item.values.shape[1], length=length, dominant_period=cycle, config=config
-        )
-        shown = _beside_companions(item, cycle or config.patch) if strategy.augment else item
-        views: list[tuple[_Read, list[Query]]] = [
-            (functools.partial(interleave, stride=s, length=length), phases(shown, s, length))
-            for s in [s for s in wanted if _shows_all(item, s)] or [1]
-        ]
-        if strategy.strides is None:
-            views += [
-                (
-                    functools.partial(read_stretched, stretch=r, length=length),
-                    [stretched(shown, r, length)],
-                )
-                for r in choose_stretches(
-                    item.values.shape[1], length=length, dominant_period=cycle, config=config
-                )
-            ]
         plan = []
-        for read, found in views:
-            plan.append((read, slice(len(queries), len(queries) + len(found))))
-            queries += found
+        for read, view in _views(item, length, cycle, config=forward.config, strategy=strategy):
+            plan.append((read, slice(len(queries), len(queries) + len(view))))
+            queries += view
         plans.append(plan)
     forecasts = forward.run(queries)
     results = []
@@ -129,6 +137,43 @@ def forecast_items(
             (average([q[:own] for q, _ in members]), average([m[:own] for _, m in members]))
         )
     return results
+
+
+def _adjusted(items: Sequence[Item], length: int, cycles: Sequence[int]) -> "dict[int, Adjusted]":
+    """The items that have seasons without them, by their places."""
+    # it brings Numba, which one pass can do without
+    from tinytsm.season import adjust
+
+    found = {
+        i: adjust(item.values, length, cycle)
+        for i, (item, cycle) in enumerate(zip(items, cycles, strict=True))
+    }
+    return {i: adjusted for i, adjusted in found.items() if adjusted is not None}
+
+
+def _views(
+    item: Item, length: int, cycle: int, *, config: ModelConfig, strategy: Strategy
+) -> list[tuple[_Read, list[Query]]]:
+    """The forecasts of an item that are averaged: how each is read, and from which queries."""
+    wanted = strategy.strides or choose_strides(
+        item.values.shape[1], length=length, dominant_period=cycle, config=config
+    )
+    shown = _beside_companions(item, cycle or config.patch) if strategy.augment else item
+    views: list[tuple[_Read, list[Query]]] = [
+        (functools.partial(interleave, stride=s, length=length), phases(shown, s, length))
+        for s in [s for s in wanted if _shows_all(item, s)] or [1]
+    ]
+    if strategy.strides is None:
+        views += [
+            (
+                functools.partial(read_stretched, stretch=r, length=length),
+                [stretched(shown, r, length)],
+            )
+            for r in choose_stretches(
+                item.values.shape[1], length=length, dominant_period=cycle, config=config
+            )
+        ]
+    return views
 
 
 def _beside_companions(item: Item, cycle: int) -> Item:
@@ -153,7 +198,7 @@ def _periods(
         strides = choose_strides(steps, length=length, dominant_period=0, config=config)
         stretches = choose_stretches(steps, length=length, dominant_period=0, config=config)
         by_rule = strategy.strides is None and (strides != (1,) or stretches != ())
-        if by_rule or strategy.augment and variates == 1:
+        if by_rule or strategy.adjust or strategy.augment and variates == 1:
             newest = item.values[:, -config.context_length :]
             groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
     for (variates, steps, _), members in groups.items():

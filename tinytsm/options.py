@@ -13,11 +13,12 @@ MAX_STRIDE = 8
 class Strategy(NamedTuple):
     """strides: of SIFI, averaged; None for the rule's. symmetry: whether the mirrored series is forecast too.
 
-    augment: whether a series has companions beside it.
+    adjust: whether the series without its seasons is forecast too. augment: whether a series has companions beside it.
     """
 
     strides: tuple[int, ...] | None
     symmetry: bool
+    adjust: bool = False
     augment: bool = False
 
 
@@ -25,8 +26,8 @@ class Strategy(NamedTuple):
 # short horizons; companions give nothing that is worth their passes (docs/ablations.md).
 EFFORTS: dict[str, Strategy] = {
     "fast": Strategy((1,), symmetry=False),
-    "standard": Strategy(None, symmetry=False),
-    "best": Strategy(None, symmetry=True),
+    "standard": Strategy(None, symmetry=False, adjust=True),
+    "best": Strategy(None, symmetry=True, adjust=True),
 }
 
 
@@ -36,6 +37,7 @@ class OptionChanges(TypedDict, total=False):
     effort: Effort
     strides: Sequence[int] | Literal["auto"] | None
     symmetry: bool | None
+    adjust: bool | None
     augment: bool | None
     nonnegative: bool
     integer: bool
@@ -46,9 +48,10 @@ class OptionChanges(TypedDict, total=False):
 class ForecastOptions:
     """How to forecast. Raises ValueError for values that cannot be.
 
-    effort: `fast` (one pass), `standard` or `best`; the next three override its parts where they are not None.
+    effort: `fast` (one pass), `standard` or `best`; the next four override its parts where they are not None.
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
-    series' forecast. augment: forecast a series without variates beside companions made from it
+    series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
+    (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
     (`tinytsm.companions`). nonnegative: no quantile and no mean below 0. integer: quantiles are whole numbers (the mean is
     not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
     takes what suits the device. Either is halved where memory runs out.
@@ -57,6 +60,7 @@ class ForecastOptions:
     effort: Effort = "standard"
     strides: Sequence[int] | Literal["auto"] | None = None
     symmetry: bool | None = None
+    adjust: bool | None = None
     augment: bool | None = None
     nonnegative: bool = False
     integer: bool = False
@@ -86,6 +90,7 @@ class ForecastOptions:
         return Strategy(
             None if strides is None or strides == "auto" else tuple(map(int, strides)),
             chosen.symmetry if self.symmetry is None else self.symmetry,
+            chosen.adjust if self.adjust is None else self.adjust,
             chosen.augment if self.augment is None else self.augment,
         )
 
@@ -121,6 +126,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="average with the mirrored series' forecast (default: the effort's)",
     )
     group.add_argument(
+        "--adjust",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="average with the forecast of the series without its seasons (default: the effort's)",
+    )
+    group.add_argument(
         "--augment",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -153,6 +164,7 @@ def from_flags(args: argparse.Namespace) -> ForecastOptions:
         effort=args.effort,
         strides=strides,
         symmetry=args.symmetry,
+        adjust=args.adjust,
         augment=args.augment,
         nonnegative=args.nonnegative,
         integer=args.integer,

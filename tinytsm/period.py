@@ -12,7 +12,7 @@ _NEARLY = 0.8
 _LEAST_CYCLES = 1.0
 # Seasons of clocks and calendars, in steps of the usual sampling rates. With few cycles the dip lies a step or two off:
 # one of these is preferred within this share of the period if its depth is nearly the same.
-_CALENDAR = (4, 7, 12, 24, 48, 52, 60, 72, 96, 144, 168, 288, 336, 672, 720, 1440)
+CALENDAR = (4, 7, 12, 24, 48, 52, 60, 72, 96, 144, 168, 288, 336, 365, 672, 720, 1440, 2016)
 _NEAR, _SAME = 0.03, 0.85
 
 
@@ -107,7 +107,7 @@ def _dips(d: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     first = np.argmax(dip & (depth >= _NEARLY * best), 1)
     found = np.where(best[:, 0] > 0, lag[first], 0)
     rows = np.arange(len(d))
-    for season in _CALENDAR:
+    for season in CALENDAR:
         if season <= lag[-1]:
             near = (np.abs(found - season) <= np.maximum(1.0, _NEAR * season)) & (found > 3)
             same = 1.0 - ratio[:, season - 2] >= _SAME * depth[rows, first]

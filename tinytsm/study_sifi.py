@@ -43,15 +43,18 @@ class Strategist(Protocol):
 
 def strategies(strides: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Options by name: one pass first, then what changes one thing of it."""
+    plain = {"strides": (1,), "symmetry": False, "adjust": False}
     found: dict[str, dict[str, Any]] = {
-        PLAIN: {"strides": (1,), "symmetry": False},
-        "mirrored": {"strides": (1,), "symmetry": True},
-        "rule": {"strides": "auto", "symmetry": False},
-        "rule, mirrored": {"strides": "auto", "symmetry": True},
+        PLAIN: plain,
+        "mirrored": plain | {"symmetry": True},
+        "adjusted": plain | {"adjust": True},
+        "rule": plain | {"strides": "auto"},
+        "rule, mirrored": plain | {"strides": "auto", "symmetry": True},
+        "rule, adjusted": plain | {"strides": "auto", "adjust": True},
     }
     for stride in strides:
-        found[f"{stride}"] = {"strides": (stride,), "symmetry": False}
-        found[f"1 and {stride}"] = {"strides": (1, stride), "symmetry": False}
+        found[f"{stride}"] = plain | {"strides": (stride,)}
+        found[f"1 and {stride}"] = plain | {"strides": (1, stride)}
     return found
 
 

@@ -5,8 +5,8 @@
     tinytsm study strategies --pack DIR --model nano --max-windows 50
 
 Every gift task of the pack is forecast by one pass, and by each strategy with and without: strides by the rule and fixed
-ones (SIFI), the mirrored series (symmetry), companions (feature augmentation), and what the efforts are made of. Task by
-task, so that a busy machine is busy for all of them. Scores are relative to seasonal naive, geometric means over tasks;
+ones (SIFI), the mirrored series (symmetry), the series without its seasons (seasonal adjustment), companions (feature
+augmentation), and what the efforts are made of. Task by task, so that a busy machine is busy for all of them. Scores are relative to seasonal naive, geometric means over tasks;
 cost is time of the processor, relative to one pass. The table is Markdown.
 """
 
@@ -45,11 +45,14 @@ def strategies() -> dict[str, Strategy]:
     found = {
         PLAIN: Strategy((1,), symmetry=False),
         "symmetry": Strategy((1,), symmetry=True),
+        "seasonal adjustment": Strategy((1,), symmetry=False, adjust=True),
         "strides by rule": Strategy(None, symmetry=False),
         "strides 1, 2": Strategy((1, 2), symmetry=False),
         "strides 1, 2, 4": Strategy((1, 2, 4), symmetry=False),
         "companions": Strategy((1,), symmetry=False, augment=True),
         "strides by rule, symmetry": Strategy(None, symmetry=True),
+        "strides by rule, adjustment": Strategy(None, symmetry=False, adjust=True),
+        "strides by rule, adjustment, symmetry": Strategy(None, symmetry=True, adjust=True),
     }
     others = {name: own for name, own in EFFORTS.items() if own not in found.values()}
     return found | others
@@ -80,6 +83,7 @@ def study(
             forecaster = model.with_options(
                 strides="auto" if strategy.strides is None else strategy.strides,
                 symmetry=strategy.symmetry,
+                adjust=strategy.adjust,
                 augment=strategy.augment,
             )
             scores = score(task, forecaster, max_windows=max_windows, advance=advance)

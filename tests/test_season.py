@@ -1,0 +1,170 @@
+"""Seasonal adjustment: the definition, what is found and what is not, and how its forecast is put together."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from tinytsm import TinyTSM
+from tinytsm.season import Adjusted, _season, adjust
+
+
+def defined(x: np.ndarray, period: int) -> tuple[np.ndarray, float]:
+    """Season by place and F, step by step; place 0 is that of the first step ahead."""
+    half = period // 2
+    weights = np.ones(2 * half + 1)
+    if period % 2 == 0:
+        weights[[0, -1]] = 0.5
+    above: list[list[float]] = [[] for _ in range(period)]
+    for t in range(max(0, len(x) - 17 * period) + half, len(x) - half):
+        around = x[t - half : t + half + 1]
+        shown = ~np.isnan(around)
+        if not np.isnan(x[t]) and weights[shown].sum() >= period / 2:
+            trend = (weights * around)[shown].sum() / weights[shown].sum()
+            above[(t - len(x)) % period].append(x[t] - trend)
+    means = np.array([np.mean(place) for place in above])
+    trimmed = np.array(
+        [np.mean(np.sort(place)[1:-1] if len(place) > 2 else place) for place in above]
+    )
+    every = np.concatenate(above)
+    groups = sum(len(a) * (m - every.mean()) ** 2 for a, m in zip(above, means, strict=True))
+    errors = sum(((a - m) ** 2).sum() for a, m in zip(above, means, strict=True))
+    f = (groups / (period - 1)) / (errors / (len(every) - period))
+    return trimmed - trimmed.mean(), f
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 7, 12, 24])
+@pytest.mark.parametrize("gaps", [0.0, 0.2])
+def test_a_season_is_what_the_definition_says(
+    period: int, gaps: float, rng: np.random.Generator
+) -> None:
+    for steps in (20 * period + 3, 12 * period):
+        x = rng.normal(size=steps).cumsum() + np.resize(rng.normal(size=period), steps)
+        x[rng.random(steps) < gaps] = np.nan
+        seen = ~np.isnan(x)
+        sums, counts = (
+            np.concatenate(([0.0], np.cumsum(of))) for of in (np.where(seen, x, 0.0), seen)
+        )
+        season = np.full(period, np.nan)
+        f = _season(x, sums, counts, period, season, np.full((3, period), np.nan))
+        wanted, clear = defined(x, period)
+        assert_allclose(season, wanted, atol=1e-12)
+        assert f == pytest.approx(clear)
+
+
+def restored(adjusted: Adjusted, forecast: torch.Tensor) -> torch.Tensor:
+    """A forecast of the adjusted series alone, with its seasons."""
+    alone = adjusted._replace(clear=np.ones_like(adjusted.clear))
+    return alone.blend(torch.zeros_like(forecast), forecast)
+
+
+@pytest.mark.parametrize("length", [1, 30, 400])
+def test_seasons_on_a_line_come_out_and_come_back(length: int, rng: np.random.Generator) -> None:
+    day, week = rng.normal(size=24), rng.normal(size=168)
+    t = np.arange(168 * 9 + length)
+    whole = 50 + 0.01 * t + np.resize(day, len(t)) + np.resize(week, len(t))
+    known = len(t) - length
+    adjusted = adjust(whole[None, :known], length)
+    assert adjusted is not None and adjusted.values.shape == (1, known)
+    # what is left is the line, up to a level
+    rest = adjusted.values[0] - 0.01 * t[:known]
+    assert np.ptp(rest) < 0.02 * np.ptp(whole)
+    line = torch.from_numpy(rest.mean() + 0.01 * t[known:])[None]
+    assert_allclose(restored(adjusted, line)[0], whole[known:], atol=0.1)
+
+
+def test_a_period_of_no_calendar_is_found_where_it_is_named(rng: np.random.Generator) -> None:
+    x = np.resize(rng.normal(size=17), 400)[None]
+    named = adjust(x, 5, 17)
+    assert named is not None and np.ptp(named.values) < 1e-6
+    unnamed = adjust(x, 5)
+    assert unnamed is None or np.ptp(unnamed.values) > 0.5 * np.ptp(x)
+
+
+def test_growing_seasons_are_divided_out(rng: np.random.Generator) -> None:
+    months = np.exp(0.2 * rng.normal(size=12))
+    t = np.arange(132)
+    whole = 100 * 1.01**t * np.resize(months, 132)
+    adjusted = adjust(whole[None, :120], 12)
+    assert adjusted is not None and (adjusted.shift == 0).all()
+    growth = torch.from_numpy(adjusted.values[0, -1] * 1.01 ** np.arange(1.0, 13))[None]
+    assert_allclose(restored(adjusted, growth)[0], whole[120:], rtol=0.01)
+    # where values come near zero, logarithms say nothing
+    low = adjust(whole[None, :120] - whole.min() + 0.1, 12)
+    assert low is not None and (low.scale == 1).all()
+
+
+def test_noise_has_no_season(rng: np.random.Generator) -> None:
+    found = 0
+    for steps in (40, 200, 1000):
+        for _ in range(100):
+            noise = rng.normal(size=(1, steps))
+            found += adjust(noise, 8) is not None
+            found += adjust(noise.cumsum(1), 8) is not None
+    assert found < 0.08 * 600
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[7.0] * 60, [np.nan] * 60, list(range(60)), [1e9 + 0.1 * i for i in range(60)], [3.0], [1, 2]],
+)
+def test_what_has_no_season_stays(values: list[float]) -> None:
+    assert adjust(np.array([values], np.float64), 8) is None
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300, 1.7e308])
+def test_the_largest_and_smallest_numbers(scale: float, rng: np.random.Generator) -> None:
+    x = np.resize(rng.uniform(-1, 1, 12), 120) + 0.01 * rng.normal(size=120)
+    adjusted = adjust((x / np.abs(x).max() * scale)[None], 12)
+    assert adjusted is not None and np.isfinite(adjusted.values).all()
+    assert np.ptp(adjusted.values / scale) < 0.2
+    forecast = torch.from_numpy(adjusted.values[:, -12:, None].repeat(9, 2))
+    back = adjusted.blend(forecast, forecast)
+    assert back.isfinite().all() and (back.diff(dim=-1) >= 0).all()
+
+
+def test_each_variate_has_its_own_seasons(rng: np.random.Generator) -> None:
+    weekly = np.resize(rng.normal(size=7), 210) + 0.1 * rng.normal(size=210)
+    noise = rng.normal(size=210)
+    gone = np.full(210, np.nan)
+    together = adjust(np.stack((weekly, noise, gone)), 14)
+    alone = adjust(weekly[None], 14)
+    assert together is not None and alone is not None
+    assert np.array_equal(together.values[0], alone.values[0])
+    assert np.array_equal(together.values[1], noise) and np.isnan(together.values[2]).all()
+    assert together.clear[0, 0] == alone.clear[0, 0] > 0.9 and (together.clear[1:] == 0).all()
+    # a variate without seasons keeps its forecast to the bit
+    plain, other = torch.from_numpy(rng.normal(size=(2, 3, 14, 9)))
+    blended = together.blend(plain, other)
+    assert torch.equal(blended[1:], plain[1:]) and not torch.equal(blended[0], plain[0])
+
+
+def test_forecasts_with_and_without_seasons_are_blended(
+    miniature: TinyTSM, rng: np.random.Generator
+) -> None:
+    season = rng.normal(size=12)
+    for noise, least, most in ((0.01, 0.9, 1.0), (0.8, 0.5, 0.9)):
+        x = np.resize(season, 110) + noise * rng.normal(size=110)
+        adjusted = adjust(x[None], 20)
+        assert adjusted is not None and least < adjusted.clear[0, 0] < most
+        plain = miniature.predict_quantiles([x], 20, effort="fast")
+        other = miniature.predict_quantiles(list(adjusted.values), 20, effort="fast")
+        found = miniature.predict_quantiles([x], 20, effort="fast", adjust=True)
+        for got, one, two in zip(found, plain, other, strict=True):
+            assert isinstance(two, torch.Tensor)
+            w = adjusted.clear[0, 0]
+            assert_allclose(
+                got, (1 - w) * one + w * restored(adjusted, two), rtol=1e-12, atol=1e-12
+            )
+
+
+def test_items_with_and_without_seasons_keep_their_order(
+    miniature: TinyTSM, rng: np.random.Generator
+) -> None:
+    seasonal = [np.resize(rng.normal(size=p), 110) for p in (4, 7, 12)]
+    items = [seasonal[0], rng.normal(size=90), seasonal[1], np.full(30, 2.0), seasonal[2]]
+    together, _ = miniature.predict_quantiles(items, 9, effort="best")
+    for item, got in zip(items, together, strict=True):
+        alone, _ = miniature.predict_quantiles([item], 9, effort="best")
+        assert torch.equal(alone[0], got)
+    assert (together[3] == 2.0).all()
