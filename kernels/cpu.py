@@ -33,7 +33,7 @@ def supports(x: Tensor) -> bool:
     return bool(compiled and known and x.ndim > 1)
 
 
-def jit(*liberties: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _jit(*liberties: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiled at its first call, and kept for other processes where there is a place to write.
 
     liberties: with floating-point numbers, in LLVM's words. Python's error model would test every divisor, and keep loops
@@ -59,7 +59,7 @@ def jit(*liberties: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 _SUMS = ("reassoc", "nsz", "arcp")
 
 
-@jit("contract")
+@_jit("contract")
 def _exp2(x: Any, count: int, bits: Any, power: Any) -> None:
     """2^x in place, of the first numbers; 0 below 2^-126 and infinite from 2^127.5. bits: scratch of int32; power: the
     same memory."""
@@ -75,7 +75,7 @@ def _exp2(x: Any, count: int, bits: Any, power: Any) -> None:
         x[j] *= power[j]
 
 
-@jit("contract", *_SUMS)
+@_jit("contract", *_SUMS)
 def _attend(
     qkv: Any, gains: Any, eps: float, cos: Any, sin: Any, shown: Any, causal: bool, out: Any
 ) -> None:
@@ -127,7 +127,7 @@ def _attend(
                         out[g, n, h, e] += weight * qkv[g, m, 2, h, e]
 
 
-@jit("contract")
+@_jit("contract")
 def _swiglu(x: Any, out: Any) -> None:
     """silu(gate) * up. x: (M, 2F), out: (M, F), float32."""
     rows, width = out.shape
@@ -141,7 +141,7 @@ def _swiglu(x: Any, out: Any) -> None:
             out[i, j] = x[i, j] / (_F32(1) + decay[j]) * x[i, width + j]
 
 
-@jit("contract")
+@_jit("contract")
 def _swiglu_bfloat16(x: Any, out: Any) -> None:
     """The same, of the bits of bfloat16 as uint16: the upper half of a float32's."""
     rows, width = out.shape
@@ -165,7 +165,7 @@ def _swiglu_bfloat16(x: Any, out: Any) -> None:
             out[i, j] = (up_bits[j] + _U32(0x7FFF) + odd) >> _U32(16)
 
 
-@jit("contract", *_SUMS)
+@_jit("contract", *_SUMS)
 def _rms_norm(x: Any, gain: Any, eps: float, out: Any) -> None:
     """x, out: (M, D). gain: (D,)."""
     rows, width = x.shape

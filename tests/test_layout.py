@@ -167,8 +167,8 @@ def test_kernels_stand_alone(path):
 @pytest.mark.parametrize(
     ("target", "importers"),
     [
-        # the gate compiles the kernels for machines that it does not run on; seasons are compiled as they are on CPU
-        ("tinytsm.kernels", {"tinytsm.kernels", "tinytsm.ops", "tinytsm.gate", "tinytsm.season"}),
+        # the gate compiles the kernels for machines that it does not run on
+        ("tinytsm.kernels", {"tinytsm.kernels", "tinytsm.ops", "tinytsm.gate"}),
         # a run writes and checks the name of the mixture in its checkpoints
         (
             "tinytsm.synth",

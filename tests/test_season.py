@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from tinytsm import TinyTSM
-from tinytsm.season import Adjusted, _season, adjust
+from tinytsm import TinyTSM, season
+from tinytsm.season import Adjusted
 
 
 def defined(x: np.ndarray, period: int) -> tuple[np.ndarray, float]:
@@ -45,11 +45,15 @@ def test_a_season_is_what_the_definition_says(
         sums, counts = (
             np.concatenate(([0.0], np.cumsum(of))) for of in (np.where(seen, x, 0.0), seen)
         )
-        season = np.full(period, np.nan)
-        f = _season(x, sums, counts, period, season, np.full((3, period), np.nan))
+        folded = season._fold(x[None], sums[None], counts[None], period)
         wanted, clear = defined(x, period)
-        assert_allclose(season, wanted, atol=1e-12)
-        assert f == pytest.approx(clear)
+        assert_allclose(season._values(*folded)[0], wanted, atol=1e-12)
+        assert season._clarity(*folded)[0] == pytest.approx(clear)
+
+
+def adjust(values: np.ndarray, length: int, period: int = 0) -> Adjusted | None:
+    """Of one item."""
+    return season.adjust([values], length, [period])[0]
 
 
 def restored(adjusted: Adjusted, forecast: torch.Tensor) -> torch.Tensor:
@@ -142,9 +146,9 @@ def test_each_variate_has_its_own_seasons(rng: np.random.Generator) -> None:
 def test_forecasts_with_and_without_seasons_are_blended(
     miniature: TinyTSM, rng: np.random.Generator
 ) -> None:
-    season = rng.normal(size=12)
+    months = rng.normal(size=12)
     for noise, least, most in ((0.01, 0.9, 1.0), (0.8, 0.5, 0.9)):
-        x = np.resize(season, 110) + noise * rng.normal(size=110)
+        x = np.resize(months, 110) + noise * rng.normal(size=110)
         adjusted = adjust(x[None], 20)
         assert adjusted is not None and least < adjusted.clear[0, 0] < most
         plain = miniature.predict_quantiles([x], 20, effort="fast")

@@ -12,13 +12,12 @@ without its seasons (`season`), which are put back.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tinytsm import period
+from tinytsm import period, season
 from tinytsm.companions import companions
 from tinytsm.config import STRETCHES, ModelConfig
 from tinytsm.forward import Forward, Query
@@ -26,9 +25,6 @@ from tinytsm.inputs import Item
 from tinytsm.options import MAX_STRIDE, Strategy
 from tinytsm.quantiles import average
 from tinytsm.rows import centre
-
-if TYPE_CHECKING:
-    from tinytsm.season import Adjusted
 
 # What the rule averages with stride 1, for horizons of at least this share of what one pass reaches. Powers of two:
 # 3 and 6 did worse at every horizon, and shorter horizons gain nothing (docs/ablations.md).
@@ -98,7 +94,8 @@ def forecast_items(
     cycles = _periods(items, length, config=forward.config, strategy=strategy)
     if not strategy.adjust:
         return _forecast(items, length, cycles, forward=forward, strategy=strategy)
-    adjusted = _adjusted(items, length, cycles)
+    found = season.adjust([item.values for item in items], length, cycles)
+    adjusted = {i: without for i, without in enumerate(found) if without is not None}
     others = [items[i]._replace(values=without.values) for i, without in adjusted.items()]
     plain = strategy._replace(adjust=False)
     cycles += _periods(others, length, config=forward.config, strategy=plain)
@@ -137,18 +134,6 @@ def _forecast(
             (average([q[:own] for q, _ in members]), average([m[:own] for _, m in members]))
         )
     return results
-
-
-def _adjusted(items: Sequence[Item], length: int, cycles: Sequence[int]) -> "dict[int, Adjusted]":
-    """The items that have seasons without them, by their places."""
-    # it brings Numba, which one pass can do without
-    from tinytsm.season import adjust
-
-    found = {
-        i: adjust(item.values, length, cycle)
-        for i, (item, cycle) in enumerate(zip(items, cycles, strict=True))
-    }
-    return {i: adjusted for i, adjusted in found.items() if adjusted is not None}
 
 
 def _views(

@@ -7,13 +7,13 @@ much of it as noise would leave (James and Stein; Miller and Williams 2003,
 doi:10.1016/S0169-2070(02)00077-8). Letters: V variates, T steps, H steps ahead.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tinytsm.kernels.cpu import jit
 from tinytsm.period import CALENDAR
 
 # A season counts where its mean square is this many times what noise alone would make of it (the F statistic).
@@ -24,6 +24,8 @@ _CYCLES, _SEASONS = 16, 2
 _LEAST = 1e-6
 # Where no value is below this share of the mean, seasons are also sought in the logarithms.
 _POSITIVE = 0.3
+# Values in which seasons are sought at once.
+_NUMBERS_AT_ONCE = 1 << 17
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -41,150 +43,191 @@ class Adjusted(NamedTuple):
     def blend(self, plain: Tensor, adjusted: Tensor) -> Tensor:
         """A forecast of the series and one of `values`, (V, H) or (V, H, Q) each, as one: the clearer the seasons, the
         more of the latter, with the seasons put back. What rises over Q still does."""
-        shape = (*self.scale.shape, *(1,) * (plain.ndim - 2))
+        # of so few numbers NumPy makes several times the speed of PyTorch
         scale, shift, clear = (
-            torch.from_numpy(x).expand(self.scale.shape).reshape(shape)
-            for x in (self.scale, self.shift, self.clear)
+            of if plain.ndim == 2 else of[..., None] for of in (self.scale, self.shift, self.clear)
         )
-        whole = (adjusted * scale + shift).clamp(-_LARGEST, _LARGEST)
-        return (1.0 - clear) * plain + clear * whole
+        with np.errstate(over="ignore"):
+            whole = np.clip(adjusted.numpy() * scale + shift, -_LARGEST, _LARGEST)
+        return torch.from_numpy((1.0 - clear) * plain.numpy() + clear * whole)
 
 
-def adjust(values: np.ndarray, length: int, period: int = 0) -> Adjusted | None:
-    """A series' values without its seasons, None where no variate has a clear one.
+def adjust(
+    series: Sequence[np.ndarray], length: int, periods: Sequence[int] | None = None
+) -> list[Adjusted | None]:
+    """The values of each item without its seasons, None where no variate of it has a clear one.
 
-    values: (V, T) float64, NaN where missing. length: H. period: one more to try than those of clocks and calendars, 0
-    for none. A variate whose seasons are clearer in its logarithms has them divided out, another one subtracted.
+    series: of each item (V, T) float64, NaN where missing. length: H. periods: of each item one more to try than those of
+    clocks and calendars, 0 for none. A variate whose seasons are clearer in its logarithms has them divided out, another
+    one subtracted. Nothing depends on the items beside.
     """
-    variates, steps = values.shape
-    periods = np.unique(np.array([*CALENDAR, period] if period > 1 else CALENDAR))
-    scale, shift = np.ones((variates, steps + length)), np.zeros((variates, steps + length))
-    # what overflows is cut to the largest number
-    with np.errstate(over="ignore"):
-        f = np.array([[_find(x, periods, scale[v], shift[v])] for v, x in enumerate(values)])
-        if not f.any():
-            return None
-        rest = (values - shift[:, :steps]) / scale[:, :steps]
-    rest = np.clip(rest, -_LARGEST, _LARGEST)
-    clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
-    return Adjusted(rest, scale[:, steps:].copy(), shift[:, steps:].copy(), clear)
+    found: list[Adjusted | None] = [None] * len(series)
+    # items of one length at once
+    groups: dict[int, list[int]] = {}
+    for i, values in enumerate(series):
+        groups.setdefault(values.shape[1], []).append(i)
+    for steps, members in groups.items():
+        start = 0
+        while start < len(members):
+            stop, rows = start, 0
+            while stop < len(members) and (rows == 0 or rows * steps < _NUMBERS_AT_ONCE):
+                rows += len(series[members[stop]])
+                stop += 1
+            chunk = members[start:stop]
+            own = [periods[i] if periods else 0 for i in chunk]
+            sizes = [len(series[i]) for i in chunk]
+            adjusted = _adjust(
+                np.concatenate([series[i] for i in chunk]), length, np.repeat(own, sizes)
+            )
+            ends = np.cumsum(sizes)
+            for i, end, size in zip(chunk, ends, sizes, strict=True):
+                one = Adjusted(*(part[end - size : end] for part in adjusted))
+                if one.clear.any():
+                    found[i] = one
+            start = stop
+    return found
 
 
-def _find(x: np.ndarray, periods: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> float:
-    """Write the seasons of x (T,) into its scale or its shift (T + H,); F of the clearest, 0 where there is none."""
-    shown = ~np.isnan(x)
-    first = x[shown.argmax()]
+def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
+    """Rows (R, T) without their seasons, as if they were the variates of one item. periods: (R,)."""
+    rows, steps = values.shape
+    total = steps + length
+    scale, shift, f = np.ones((rows, total)), np.zeros((rows, total)), np.zeros(rows)
+    shown = ~np.isnan(values)
+    first = values[np.arange(rows), shown.argmax(1)][:, None]
     # halves, because the difference of two large numbers may overflow
-    half = x / 2 - first / 2
-    unit = np.max(np.abs(half), where=shown, initial=0.0)
-    if unit == 0.0:
-        return 0.0
-    season, clear = _seasons(half / unit, periods, len(shift))
-    if clear == 0.0:
-        return 0.0
-    lowest = np.min(x, where=shown, initial=np.inf)
-    # of the largest numbers the sum is infinite, and then none is large enough
-    if lowest > 0.0 and lowest > _POSITIVE * np.mean(x, where=shown):
-        logarithms, clearer = _seasons(np.log(x / first), periods, len(scale))
-        if clearer > clear:
-            scale[:] = np.exp(logarithms)
-            return clearer
-    shift[:] = np.clip(season * unit * 2, -_LARGEST, _LARGEST)
-    return clear
+    half = values / 2 - first / 2
+    unit = np.max(np.abs(half), axis=1, where=shown, initial=0.0)[:, None]
+    moving = np.flatnonzero(unit)
+    season, f[moving] = _seasons(half[moving] / unit[moving], periods[moving], total)
+    lowest = np.min(values, axis=1, where=shown, initial=np.inf)
+    positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
+    # what overflows is cut to the largest number; a mean that does is larger than any value
+    with np.errstate(over="ignore"):
+        shift[moving] = np.clip(season * unit[moving] * 2, -_LARGEST, _LARGEST)
+        mean = np.mean(values[positive], axis=1, where=shown[positive])
+    positive = positive[lowest[positive] > _POSITIVE * mean]
+    factor, clearer = _seasons(np.log(values[positive] / first[positive]), periods[positive], total)
+    better = clearer > f[positive]
+    positive = positive[better]
+    scale[positive], shift[positive], f[positive] = np.exp(factor[better]), 0.0, clearer[better]
+    with np.errstate(over="ignore"):
+        rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
+    clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
+    return Adjusted(rest, scale[:, steps:], shift[:, steps:], clear[:, None])
 
 
-def _seasons(x: np.ndarray, periods: np.ndarray, total: int) -> tuple[np.ndarray, float]:
-    """The seasons' sum at each of `total` steps from the first of x (T,), and F of the clearest, 0 where none is clear."""
-    season = np.zeros(total)
-    return season, _take_out(x.copy(), periods, season)
-
-
-@jit()
-def _take_out(x: Any, periods: Any, season: Any) -> float:
-    """Move seasons from x (T,), NaN where missing, to season (at least T,); F of the first, 0 where there is none."""
-    steps = x.shape[0]
-    sums, counts = np.zeros(steps + 1), np.zeros(steps + 1)
-    best, tried = np.zeros(periods[-1]), np.zeros(periods[-1])
-    scratch = np.zeros((3, periods[-1]))
-    first, taken = 0.0, 0
+def _seasons(x: np.ndarray, periods: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of the seasons of rows x (R, T), at `total` steps from their first, and F of the clearest, 0 for none."""
+    rows, steps = x.shape
+    season, clear, taken = np.zeros((rows, total)), np.zeros(rows), np.zeros(rows, np.int64)
+    looking, x = np.arange(rows), x.copy()
     for _ in range(_SEASONS):
-        for t in range(steps):
-            seen = not np.isnan(x[t])
-            sums[t + 1] = sums[t] + (x[t] if seen else 0.0)
-            counts[t + 1] = counts[t] + seen
-        clear, chosen = _CLEAR, 0
-        for period in periods:
-            if period == taken:
-                continue
-            f = _season(x, sums, counts, period, tried, scratch)
-            if f > clear:
-                clear, chosen = f, period
-                best[:period] = tried[:period]
-        if chosen == 0:
-            break
-        for t in range(season.shape[0]):
-            value = best[(t - steps) % chosen] * (1.0 - 1.0 / clear)
-            season[t] += value
-            if t < steps:
-                x[t] -= value
-        if taken == 0:
-            first = clear
-        taken = chosen
-    return first
+        best, chosen, values = _clearest(x[looking], periods[looking], taken[looking])
+        for period in np.unique(chosen[chosen > 0]):
+            which = chosen == period
+            at = looking[which]
+            place = (np.arange(total) - steps) % period
+            part = (values[which] * (1.0 - 1.0 / best[which])[:, None])[:, place]
+            season[at] += part
+            x[at] -= part[:, :steps]
+        first = looking[(chosen > 0) & (clear[looking] == 0.0)]
+        clear[first] = best[np.isin(looking, first)]
+        taken[looking] = chosen
+        looking = looking[chosen > 0]
+    return season, clear
 
 
-@jit()
-def _season(x: Any, sums: Any, counts: Any, period: int, season: Any, scratch: Any) -> float:
-    """Write what the series is above its trend at each place of a period into season[:period], place 0 being that of the
-    first step ahead; its F statistic, 0 where it cannot be told or is too small.
+def _clearest(
+    x: np.ndarray, periods: np.ndarray, taken: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """F, period (0 for none) and values (R, longest) of the clearest season of each row that is not the one taken."""
+    rows, steps = x.shape
+    seen = ~np.isnan(x)
+    sums, counts = np.zeros((2, rows, steps + 1))
+    np.cumsum(np.where(seen, x, 0.0), axis=1, out=sums[:, 1:])
+    np.cumsum(seen, axis=1, out=counts[:, 1:])
+    tried = np.unique(np.concatenate((CALENDAR, periods[periods > 1])))
+    # a shorter series shows too little of a season
+    tried = tried[2 * tried + 2 <= steps]
+    best, chosen = np.full(rows, _CLEAR), np.zeros(rows, np.int64)
+    for period in tried:
+        may = taken != period
+        if period not in CALENDAR:
+            may &= periods == period
+        at = np.flatnonzero(may)
+        f = _clarity(*_fold(x[at], sums[at], counts[at], period))
+        at, f = at[f > best[at]], f[f > best[at]]
+        best[at], chosen[at] = f, period
+    longest = int(chosen.max(initial=1))
+    values = np.zeros((rows, longest))
+    for period in np.unique(chosen[chosen > 0]):
+        at = np.flatnonzero(chosen == period)
+        values[at, :period] = _values(*_fold(x[at], sums[at], counts[at], period))
+    return np.where(chosen > 0, best, 0.0), chosen, values
 
-    A place's value is the mean over the newest periods without the largest and the smallest, where there are three or
-    more. sums, counts: (T + 1,), of the shown values before each step. scratch: (3, period or more).
+
+def _fold(
+    x: np.ndarray, sums: np.ndarray, counts: np.ndarray, period: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What rows are above their trend in their newest periods, 0 where it cannot be told, and where it can be: (R, cycles,
+    period) each. The last value of the last cycle is that of half a period before the end.
+
+    x: (R, T). sums, counts: (R, T + 1), of the shown values before each step.
     """
-    steps = x.shape[0]
+    rows, steps = x.shape
     half = period // 2
     start = max(0, steps - (_CYCLES + 1) * period)
-    number, least, most = scratch[0], scratch[1], scratch[2]
-    for place in range(period):
-        season[place], number[place], least[place], most[place] = 0.0, 0.0, np.inf, -np.inf
-    square, total, count = 0.0, 0.0, 0
-    place = (start + half - steps) % period - 1
-    for t in range(start + half, steps - half):
-        place = place + 1 if place < period - 1 else 0
-        # an even period's average is that of its two nearest placings
-        low, high = t - half, t + half
-        around = sums[high + 1] - sums[low]
-        shown = counts[high + 1] - counts[low]
+    count = steps - 2 * half - start
+    cycles = -(-count // period)
+    above, known = np.zeros((rows, cycles * period)), np.zeros((rows, cycles * period), bool)
+
+    def moving(total: np.ndarray) -> np.ndarray:
+        """Sums over a period around each step; an even period's are the mean of its two nearest placings."""
+        low, high = total[:, start : start + count + 1], total[:, start + 2 * half :]
+        around = high[:, 1:] - low[:, :-1]
         if period % 2 == 0:
-            around = (around + sums[high] - sums[low + 1]) / 2
-            shown = (shown + counts[high] - counts[low + 1]) / 2
-        if np.isnan(x[t]) or shown < 0.5 * period:
-            continue
-        above = x[t] - around / shown
-        season[place] += above
-        number[place] += 1.0
-        least[place] = min(least[place], above)
-        most[place] = max(most[place], above)
-        square += above * above
-        total += above
-        count += 1
-    free = count - period
-    if free < 2 or free < half:
-        return 0.0
-    explained, middle = 0.0, 0.0
-    for place in range(period):
-        if number[place] == 0.0:
-            return 0.0
-        explained += season[place] * season[place] / number[place]
-        if number[place] >= 3.0:
-            season[place] -= least[place] + most[place]
-            number[place] -= 2.0
-        season[place] /= number[place]
-        middle += season[place] / period
-    for place in range(period):
-        season[place] -= middle
-    rest = max(square - explained, 0.0) / free
-    explained = (explained - total * total / count) / (period - 1)
-    if explained * (period - 1) < _LEAST * _LEAST * count:
-        return 0.0
-    return explained / max(rest, 1e-9 * explained)
+            around += high[:, :-1]
+            around -= low[:, 1:]
+            around /= 2
+        return around
+
+    middle, newest = x[:, start + half : steps - half], np.s_[:, cycles * period - count :]
+    if (counts[:, -1] == steps).all():
+        known[newest] = True
+        np.subtract(middle, moving(sums) / period, out=above[newest])
+    else:
+        shown = moving(counts)
+        known[newest] = (shown >= 0.5 * period) & ~np.isnan(middle)
+        trend = moving(sums) / np.maximum(shown, 1.0)
+        np.subtract(middle, trend, out=above[newest], where=known[newest])
+    return above.reshape(rows, cycles, period), known.reshape(rows, cycles, period)
+
+
+def _clarity(above: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """F of a season (R,): what the places of a period explain against what they leave, 0 where it cannot be told or is
+    too small."""
+    period = above.shape[2]
+    number, total = known.sum(1), above.sum(1)
+    square = np.einsum("rcp,rcp->r", above, above)
+    every = number.sum(1)
+    free = every - period
+    usable = (number > 0).all(1) & (free >= max(2, period // 2))
+    explained = (total * total / np.maximum(number, 1)).sum(1)
+    rest = np.maximum(square - explained, 0.0) / np.maximum(free, 1)
+    explained = (explained - total.sum(1) ** 2 / np.maximum(every, 1)) / (period - 1)
+    usable &= explained * (period - 1) >= _LEAST * _LEAST * every
+    f = np.zeros(len(above))
+    np.divide(explained, np.maximum(rest, 1e-9 * explained), out=f, where=usable)
+    return f
+
+
+def _values(above: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """A season (R, period), place 0 being that of the first step ahead: the mean at each place, without the largest and
+    the smallest where there are three or more."""
+    number, total = known.sum(1), above.sum(1)
+    ends = above.min(1, where=known, initial=np.inf) + above.max(1, where=known, initial=-np.inf)
+    trimmed = number > 2
+    season = np.where(trimmed, total - ends, total) / np.where(trimmed, number - 2, number)
+    season -= season.mean(1, keepdims=True)
+    return np.roll(season, -(above.shape[2] // 2), axis=1)
