@@ -1,4 +1,5 @@
-"""Kernels for forecasting on CPU: all of a block but its matmuls, each a loop over what stays in the cache; no gradients.
+"""Kernels for forecasting on CPU: frames, and all of a block but its matmuls, each a loop over what stays in the cache;
+no gradients.
 
 Numba compiles them, without a C++ compiler, and keeps what it compiled, so that a machine waits for it once. They compute
 in float32 whatever they read, and hold no lock of the interpreter, so that batches on several threads run side by side.
@@ -23,6 +24,8 @@ _LOG2E = _F32(math.log2(math.e))
 _ABSENT = _F32(-1e30)
 # Taylor's series of 2^f: within two units in the last place for f in [-1/2, 1/2].
 _POWERS = tuple(_F32(math.log(2) ** k / math.factorial(k)) for k in range(7))
+_LN2, _L3, _L5, _L7, _L9 = _F32(math.log(2)), _F32(1 / 3), _F32(1 / 5), _F32(1 / 7), _F32(1 / 9)
+_MOST = float(np.finfo(np.float32).max)
 
 
 def supports(x: Tensor) -> bool:
@@ -178,6 +181,88 @@ def _rms_norm(x: Any, gain: Any, eps: float, out: Any) -> None:
             out[i, j] = x[i, j] * norm * gain[j]
 
 
+@_jit("contract")
+def _asinh(x: Any, count: int, bits: Any, mantissa: Any) -> None:
+    """asinh in place, of the first numbers, as log1p of what keeps the digits of small ones. bits: scratch of int32;
+    mantissa: the same memory."""
+    for j in range(count):
+        a = min(abs(x[j]), _F32(1e18))
+        # asinh(a) = log(1 + t)
+        t = a + a * a / (_F32(1) + np.sqrt(a * a + _F32(1)))
+        mantissa[j] = _F32(1) + t
+        # the exponent that leaves a mantissa of 0.7 to 1.4
+        power = (bits[j] - _I32(0x3F3504F3)) >> _I32(23)
+        bits[j] -= power << _I32(23)
+        # in whole octaves 1 + t has rounded t away; below the first it has not been formed
+        over = (
+            t / (_F32(2) + t) if power == 0 else (mantissa[j] - _F32(1)) / (mantissa[j] + _F32(1))
+        )
+        square = over * over
+        tail = square * (_L3 + square * (_L5 + square * (_L7 + square * _L9)))
+        y = _F32(power) * _LN2 + (_F32(2) * over + _F32(2) * over * tail)
+        x[j] = y if x[j] >= _F32(0) else -y
+
+
+@_jit("contract", *_SUMS)
+def _frames(x: Any, least: Any, decays: Any, inputs: Any, frame: Any, usable: Any) -> None:
+    """The frame of each token and the patch within it, one after another; statistics in float64.
+
+    x: (S, N, P). least: (S, 2), the scale that is too small, in the level and apart from it. decays: (2, P + 1), of the
+    memories of location and scale after so many points. inputs: (S, N, at least 2P), normalised values and observed
+    flags. frame: (5, S, N), location, scale, fast scale, slow location, observed points. usable: (S, N).
+    """
+    series, tokens, width = x.shape
+    value, known, weights = np.empty(width), np.empty(width), np.empty(width)
+    z, bits = np.empty(width, _F32), np.empty(width, _I32)
+    mantissa = bits.view(_F32)
+    # of both memories: weight, mean, weighted squares
+    mass, mean, squares = np.empty(2), np.empty(2), np.empty(2)
+    for s in range(series):
+        for m in range(2):
+            mass[m], mean[m], squares[m] = 0.0, 0.0, 0.0
+        level, seen = 0.0, 0
+        for n in range(tokens):
+            within = 0
+            for j in range(width):
+                shown = not np.isnan(x[s, n, j])
+                known[j] = 1.0 if shown else 0.0
+                value[j] = x[s, n, j] if shown else 0.0
+                level = max(level, abs(value[j]))
+                within += shown
+            seen += within
+            for m in range(2 if within > 0 else 0):
+                newer, total, middle, spread = within, 0.0, 0.0, 0.0
+                for j in range(width):
+                    newer -= int(known[j])
+                    weights[j] = known[j] * decays[m, newer]
+                for j in range(width):
+                    total += weights[j]
+                    middle += weights[j] * value[j]
+                middle /= total
+                for j in range(width):
+                    spread += weights[j] * (value[j] - middle) * (value[j] - middle)
+                # from the heavier side, so that a decayed outlier's rounding does not stay behind in the mean
+                older = mass[m] * decays[m, within]
+                mass[m] = older + total
+                gap, share = middle - mean[m], total / mass[m]
+                mean[m] = middle - gap * (older / mass[m]) if share > 0.5 else mean[m] + gap * share
+                squares[m] = squares[m] * decays[m, within] + spread + gap * gap * older * share
+            for m in range(2):
+                # none is larger than float32 holds
+                square = min(squares[m] / mass[m], _MOST) if seen > 0 else 0.0
+                frame[2 - m, s, n] = np.sqrt(square)
+            slow = float(frame[1, s, n])
+            frame[0, s, n], frame[3, s, n], frame[4, s, n] = mean[0], mean[1], seen
+            usable[s, n] = slow > least[s, 0] * level + least[s, 1]
+            over = 1.0 / slow if usable[s, n] else 0.0
+            for j in range(width):
+                z[j] = (value[j] - mean[0]) * known[j] * over
+            _asinh(z, width, bits, mantissa)
+            for j in range(width):
+                inputs[s, n, j] = z[j]
+                inputs[s, n, width + j] = known[j]
+
+
 def _array(x: Tensor) -> np.ndarray:
     """As float32 without gaps, copied only where it is not so already."""
     return x.detach().float().contiguous().numpy()
@@ -187,10 +272,40 @@ def _array(x: Tensor) -> np.ndarray:
 _EPS = np.float32(reference.NORM_EPS)
 
 
+_DEGENERATE = reference.DEGENERATE_ULPS * float(np.finfo(np.float32).eps)
+
+
 @functools.cache
 def _angles(n_tokens: int, half: int) -> tuple[np.ndarray, np.ndarray]:
     table = reference.rotary_table(n_tokens, half, dtype=torch.float32, device=torch.device("cpu"))
     return table[0].numpy(), table[1].numpy()
+
+
+def dart_patch_embed(
+    x: Tensor,
+    resolution: Tensor,
+    weight: Tensor,
+    *,
+    patch: int,
+    half_life_loc: float,
+    half_life_scale: float,
+    features: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`reference.dart_patch_embed`, of the norm `dart`."""
+    rows = _array(x).reshape(len(x), x.shape[1] // patch, patch)
+    series, tokens, _ = rows.shape
+    rates = np.array([[1 / half_life_loc], [1 / half_life_scale]])
+    least = np.stack((np.full(series, _DEGENERATE), _array(resolution)), 1)
+    inputs = np.zeros((series, tokens, len(weight)), np.float32)
+    found, usable = np.empty((5, series, tokens), np.float32), np.empty((series, tokens), np.bool_)
+    _frames(rows, least, np.exp2(-rates * np.arange(patch + 1)), inputs, found, usable)
+    frame = reference.Frames(*map(torch.from_numpy, (*found[:4], usable, found[4])))
+    h = torch.from_numpy(inputs)
+    if features:
+        h[..., 2 * patch :] = reference.frame_features(frame)
+    token_weight = torch.where(frame.usable, (frame.seen / 8).clamp_max(1), 0.0)
+    scale = torch.where(frame.usable, frame.scale, 0.0)
+    return h.to(weight.dtype) @ weight, frame.loc, scale, token_weight
 
 
 def causal_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:

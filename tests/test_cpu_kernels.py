@@ -1,6 +1,8 @@
 """Numba's kernels against their definitions, and when they run: without gradients, on CPU, in two dtypes."""
 
+import math
 import os
+from typing import Any
 
 import numba
 import pytest
@@ -8,6 +10,7 @@ import torch
 from numba.core import caching
 from torch import Tensor
 
+from tests.test_dart_patch_embed import NAMES, SETTINGS, hard_series, series, weights
 from tinytsm import ops
 from tinytsm.kernels import cpu, reference
 from tinytsm.testing import ODD_LENGTHS, assert_as_good_as_eager
@@ -19,6 +22,7 @@ pytestmark = [
         reason="Numba is switched off, and the definitions run",
     ),
 ]
+EMBED: dict[str, Any] = {**SETTINGS}
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
@@ -43,6 +47,93 @@ def attention_inputs(
 ) -> list[Tensor]:
     gains = (1 + 0.3 * torch.randn(width) for _ in range(2))
     return [torch.randn(series, tokens, 3, heads, width).to(dtype), *gains]
+
+
+def check_embedding(x: Tensor, resolution: Tensor, weight: Tensor, **settings) -> None:
+    """Against the definition, as near as eager; gradients there are none."""
+    inputs = [x, resolution, weight]
+    before = [t.clone() for t in inputs]
+    ours = cpu.dart_patch_embed(*inputs, **settings)
+    eager = reference.dart_patch_embed(*inputs, **settings)
+    truth = reference.dart_patch_embed(*(t.double() for t in inputs), **settings)
+    assert [t.dtype for t in ours] == [t.dtype for t in eager]
+    assert_as_good_as_eager(ours, eager, truth, names=NAMES[:4])
+    for a, b in zip(inputs, before, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("tokens", [16, 64, *ODD_LENGTHS])
+@pytest.mark.parametrize("missing", [0.0, 0.1, 0.9])
+def test_embedding(rng, tokens, missing):
+    x = series(rng, 3, 16 * tokens, missing=missing)
+    check_embedding(x, torch.zeros(3), weights(rng, 16, 40), **EMBED)
+
+
+@pytest.mark.parametrize("patch", [1, 7, 32])
+@pytest.mark.parametrize("features", [False, True])
+def test_embedding_of_patches_of_any_length(rng, patch, features):
+    x = series(rng, 4, 12 * patch)
+    # whole patches without a value
+    x[1, : 5 * patch] = x[2, 4 * patch : 9 * patch] = math.nan
+    resolution = torch.tensor([0.0, 1e-3, 0.5, 4.0])
+    more = EMBED | {"patch": patch, "features": features}
+    check_embedding(x, resolution, weights(rng, patch, 8), **more)
+
+
+@pytest.mark.parametrize("half_lives", [(1.0, 16.0), (512.0, 8.0), (math.inf, math.inf)])
+def test_embedding_with_other_memories(rng, half_lives):
+    loc, scale = half_lives
+    more = {"patch": 16, "half_life_loc": loc, "half_life_scale": scale}
+    check_embedding(series(rng, 4, 16 * 40), torch.zeros(4), weights(rng, 16, 8), **more)
+
+
+@pytest.mark.parametrize("half_life_scale", [512.0, 4.0])
+def test_embedding_of_hard_series_is_finite_and_equal_to_eager(rng, half_life_scale):
+    x, weight = hard_series(rng, 20), weights(rng, 16, 24)
+    more = EMBED | {"half_life_scale": half_life_scale}
+    ours = cpu.dart_patch_embed(x, torch.zeros(len(x)), weight, **more)
+    assert all(t.isfinite().all() for t in ours)
+    eager = reference.dart_patch_embed(x, torch.zeros(len(x)), weight, **more)
+    # squares of 1e-30 are nothing in float32, and something in the kernel's statistics
+    tiny = x[6:7].double(), torch.zeros(1).double(), weight.double()
+    for known, truth in zip(eager, reference.dart_patch_embed(*tiny, **more), strict=True):
+        known[6:7] = truth
+    h, loc, scale, token_weight = ours
+    assert torch.equal(scale > 0, eager[2] > 0) and torch.equal(token_weight, eager[3])
+    unit = eager[2].amax(1, keepdim=True).clamp_min(1e-30)
+    torch.testing.assert_close(loc / unit, eager[1] / unit, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(scale / unit, eager[2] / unit, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(h[:8], eager[0][:8], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("later", [math.nan, 1e30, -7.0])
+def test_the_embedding_does_not_see_the_future(rng, later):
+    x, weight = series(rng, 2, 16 * 70), weights(rng, 16, 24)
+    changed = x.clone()
+    changed[:, 16 * 66 :] = later
+    a, b = (cpu.dart_patch_embed(t, torch.zeros(2), weight, **EMBED) for t in (x, changed))
+    for one, other in zip(a, b, strict=True):
+        assert torch.equal(one[:, :66], other[:, :66])
+        assert not torch.equal(one[:, 66:], other[:, 66:]) or one is a[3]
+
+
+def test_powers_of_two_change_no_bit_of_the_embedding(rng):
+    x, weight = series(rng, 4, 16 * 6), weights(rng, 16, 24)
+    h, loc, scale, token_weight = cpu.dart_patch_embed(x, torch.zeros(4), weight, **EMBED)
+    for factor in (2.0**-20, 2.0**10):
+        more = cpu.dart_patch_embed(x * factor, torch.zeros(4), weight, **EMBED)
+        assert torch.equal(more[0], h) and torch.equal(more[3], token_weight)
+        assert torch.equal(more[1], loc * factor) and torch.equal(more[2], scale * factor)
+
+
+def test_asinh_of_any_size_of_numbers():
+    size = torch.cat((10 ** torch.linspace(-38, 18, 9999), torch.linspace(0, 5, 9999)))
+    x = torch.cat((size, -size, torch.zeros(1)))
+    found, bits = x.clone().numpy(), torch.empty(len(x), dtype=torch.int32).numpy()
+    cpu._asinh(found, len(x), bits, bits.view("float32"))
+    torch.testing.assert_close(
+        torch.from_numpy(found).double(), x.double().asinh(), rtol=2.5e-7, atol=0
+    )
 
 
 @both
@@ -152,12 +243,14 @@ def test_no_series_and_single_rows(dtype):
     assert cpu.causal_attention(qkv, *gains).shape == (0, 4, 2, 32)
     assert cpu.swiglu(torch.empty(0, 8, dtype=dtype)).shape == (0, 4)
     assert cpu.rms_norm(torch.empty(0, 8, dtype=dtype), torch.ones(8)).shape == (0, 8)
+    nothing = cpu.dart_patch_embed(torch.empty(0, 64), torch.empty(0), torch.empty(36, 8), **EMBED)
+    assert [t.shape for t in nothing] == [(0, 4, 8), (0, 4), (0, 4), (0, 4)]
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
 def test_defaults_of_torch_change_nothing(default):
     inputs, x = attention_inputs(2, 8), torch.randn(3, 8)
-    gain = torch.ones(8)
+    gain, numbers, weight = torch.ones(8), torch.randn(2, 64), torch.randn(36, 5)
 
     def everything():
         return [
@@ -165,6 +258,7 @@ def test_defaults_of_torch_change_nothing(default):
             cpu.feature_attention(*inputs, variates=2),
             cpu.swiglu(x),
             cpu.rms_norm(x, gain),
+            *cpu.dart_patch_embed(numbers, x[:2, 0].abs(), weight, **EMBED),
         ]
 
     plain = everything()
@@ -186,6 +280,11 @@ def test_strides_are_followed(dtype):
     strided = apart[:, ::2, ..., 8:]
     for f, settings in ((cpu.causal_attention, {}), (cpu.feature_attention, {"variates": 3})):
         assert torch.equal(f(strided, *gains, **settings), f(qkv, *gains, **settings))
+    apart, weight = torch.randn(4, 130), torch.randn(5, 36).t()
+    found = cpu.dart_patch_embed(apart[::2, 1:129:2], torch.zeros(2), weight, **EMBED)
+    near = apart[::2, 1:129:2].contiguous(), torch.zeros(2), weight.contiguous()
+    for a, b in zip(found, cpu.dart_patch_embed(*near, **EMBED), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     x = torch.randn(6, 40).to(dtype)
     assert torch.equal(cpu.swiglu(x.t()[::2].t()), cpu.swiglu(x[:, ::2].contiguous()))
     gain = torch.randn(20)
@@ -195,7 +294,8 @@ def test_strides_are_followed(dtype):
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="Triton's kernels come first there")
 def test_they_run_where_nothing_is_learned(monkeypatch):
     ran = []
-    for name in ("causal_attention", "feature_attention", "swiglu", "rms_norm"):
+    names = ["dart_patch_embed", "causal_attention", "feature_attention", "swiglu", "rms_norm"]
+    for name in names:
         inner = getattr(cpu, name)
 
         def watched(*inputs, _name=name, _inner=inner, **settings):
@@ -207,13 +307,15 @@ def test_they_run_where_nothing_is_learned(monkeypatch):
     def everything(dtype: torch.dtype = torch.float32) -> list[str]:
         ran.clear()
         inputs = attention_inputs(2, 4, dtype=dtype)
+        x, weight = torch.randn(2, 32).to(dtype), torch.randn(36, 4).to(dtype)
+        ops.dart_patch_embed(x, torch.zeros(2), weight, **EMBED)
         ops.causal_attention(*inputs)
         ops.feature_attention(*inputs, variates=2)
         ops.swiglu(torch.randn(2, 4).to(dtype))
         ops.rms_norm(torch.randn(2, 4).to(dtype), torch.ones(4))
         return list(ran)
 
-    assert everything() == ["causal_attention", "feature_attention", "swiglu", "rms_norm"]
+    assert everything() == names
     assert everything(torch.bfloat16) == everything()
     # half, which no model forecasts in, heads of an odd width, and the definition's own precision
     assert everything(torch.float16) == []

@@ -37,6 +37,8 @@ def weights(forecaster: TinyTSM) -> dict[str, torch.Tensor]:
 # an untrained head, which is frozen under lora, can do little with what the blocks learn
 @pytest.mark.parametrize(("mode", "share"), [("full", 0.8), ("lora", 0.95)])
 def test_it_learns_what_the_series_repeat(untrained: TinyTSM, mode: str, share: float) -> None:
+    # one pass: with the seasons taken out there is little left to learn
+    untrained = untrained.with_options(effort="fast")
     before = weights(untrained)
     tuned = untrained.fit(waves(), 8, mode=mode, steps=20, learning_rate=1e-2, batch_size=8)
     report = tuned.fit_report

@@ -1,5 +1,6 @@
 """On CPU the ops are their definitions, need no Triton, and compile in one graph."""
 
+import copy
 import functools
 import os
 import subprocess
@@ -171,3 +172,25 @@ def test_attention_in_bfloat16_is_its_definition(tokens):
     assert_as_good_as_eager(
         ours, eager, truth, names=["out", "dqkv", "dq_gain", "dk_gain"], floor=4e-3
     )
+
+
+def test_a_frozen_weight_is_cast_once():
+    weight = torch.nn.Parameter(torch.randn(4, 3), requires_grad=False)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cast = ops.cast_once(weight)
+        assert cast.dtype == torch.bfloat16 and torch.equal(cast, weight.bfloat16())
+        assert ops.cast_once(weight) is cast
+        # written, and replaced
+        weight.mul_(3)
+        assert torch.equal(ops.cast_once(weight), weight.bfloat16())
+        weight.data = torch.randn(4, 3)
+        assert torch.equal(ops.cast_once(weight), weight.bfloat16())
+        # one that is computed from others may be another next time
+        computed = weight + 1
+        assert ops.cast_once(computed) is computed
+    with torch.no_grad():
+        assert ops.cast_once(weight) is weight
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.cast_once(weight) is weight
+    # a copy starts afresh
+    assert not hasattr(copy.deepcopy(weight), "_kept_cast")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinytsm import ops
@@ -61,7 +62,11 @@ class Embedding(nn.Module):
             features=config.frame_features,
         )
         hidden, skip = h.split((self.hidden, config.d_model), -1)
-        return self.out(nn.functional.silu(hidden)) + skip, loc, scale, weight
+        return self.out(F.silu(hidden)) + skip, loc, scale, weight
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return F.linear(x, ops.cast_once(layer.weight))
 
 
 class Block(nn.Module):
@@ -83,8 +88,8 @@ class Block(nn.Module):
         """Attention without its output map. x: (S, N, D), normalised. Returns the same shape."""
         if self.kind == "feature" and variates == 1:
             # softmax over one variate is 1: only the value path remains
-            return nn.functional.linear(x, self.qkv.weight[2 * x.shape[-1] :])
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))
+            return F.linear(x, ops.cast_once(self.qkv.weight)[2 * x.shape[-1] :])
+        qkv = _linear(x, self.qkv).unflatten(-1, (3, self.n_heads, -1))
         if self.kind == "time":
             attended = ops.causal_attention(qkv, self.q_gain, self.k_gain, backend=backend)
         else:
@@ -108,8 +113,8 @@ class Block(nn.Module):
         attended = self.attend(self.attention_norm(x), variates, present, backend)
         if read is not None:
             x, attended = x[:, read], attended[:, read]
-        x = x + self.attention_out(attended)
-        return x + self.down(ops.swiglu(self.gate_up(self.mlp_norm(x))))
+        x = x + _linear(attended, self.attention_out)
+        return x + _linear(ops.swiglu(_linear(self.mlp_norm(x), self.gate_up)), self.down)
 
 
 class Model(nn.Module):
@@ -173,7 +178,7 @@ class Model(nn.Module):
             for i, block in enumerate(self.blocks):
                 last = read if i == self.last_time_block else None
                 h = block(h, variates, present, self.attention, last)
-        h = nn.functional.silu(self.bottleneck(self.norm(h)))
+        h = F.silu(self.bottleneck(self.norm(h)))
         return Tokens(h, loc, scale, weight)
 
     def loss(self, tokens: Tokens, target: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,7 @@ __all__ = [
     "FRAME_FEATURES",
     "AttentionBackend",
     "AttentionKind",
+    "cast_once",
     "causal_attention",
     "choose_attention",
     "dart_patch_embed",
@@ -116,6 +117,18 @@ def dart_patch_embed(
             half_life_scale=half_life_scale,
             features=features,
         )
+    if _runs_numba(x) and weight.dtype == x.dtype and norm == "dart":
+        from tinytsm.kernels import cpu
+
+        return cpu.dart_patch_embed(
+            x,
+            resolution,
+            weight,
+            patch=patch,
+            half_life_loc=half_life_loc,
+            half_life_scale=half_life_scale,
+            features=features,
+        )
     return reference.dart_patch_embed(
         x,
         resolution,
@@ -160,6 +173,27 @@ def swiglu(x: Tensor) -> Tensor:
 
         return cpu.swiglu(x)
     return reference.swiglu(x)
+
+
+def cast_once(weight: Tensor) -> Tensor:
+    """A weight in what autocast would make of it, kept with it until it changes.
+
+    Autocast casts a frozen weight at every call: a fifth of the time of a forecast by 23 M parameters on a CPU. Weights
+    that learn, under torch.compile, or computed from others come back as they are.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return weight
+    device = weight.device.type
+    if not isinstance(weight, torch.nn.Parameter) or not torch.is_autocast_enabled(device):
+        return weight
+    dtype = torch.get_autocast_dtype(device)
+    # where it lies changes where it is replaced, its version where it is written
+    state = dtype, weight.data_ptr(), weight._version
+    kept: tuple[object, Tensor] | None = getattr(weight, "_kept_cast", None)
+    if kept is None or kept[0] != state:
+        kept = state, weight.detach().to(dtype)
+        weight._kept_cast = kept  # type: ignore[attr-defined]
+    return kept[1]
 
 
 def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> AttentionBackend:
