@@ -162,11 +162,31 @@ def test_forecasts_with_and_without_seasons_are_blended(
             )
 
 
+def test_nothing_depends_on_the_items_beside(rng: np.random.Generator) -> None:
+    items, periods = [], []
+    for _ in range(60):
+        steps, period = (int(rng.choice(n)) for n in ([40, 500, 2100], [0, 5, 24, 37]))
+        x = rng.normal(size=(int(rng.integers(1, 3)), steps)).cumsum(1)
+        x += 5 * np.resize(rng.normal(size=period or 12), steps)
+        x[:, rng.random(steps) < rng.choice([0.0, 0.2])] = np.nan
+        items.append(x)
+        periods.append(period)
+    together = season.adjust(items, 30, periods)
+    assert sum(one is not None for one in together) > 30
+    for x, period, got in zip(items, periods, together, strict=True):
+        alone = adjust(x, 30, period)
+        assert (got is None) == (alone is None)
+        if got is not None and alone is not None:
+            for a, b in zip(got, alone, strict=True):
+                assert np.array_equal(a, b, equal_nan=True)
+
+
 def test_items_with_and_without_seasons_keep_their_order(
     miniature: TinyTSM, rng: np.random.Generator
 ) -> None:
     seasonal = [np.resize(rng.normal(size=p), 110) for p in (4, 7, 12)]
-    items = [seasonal[0], rng.normal(size=90), seasonal[1], np.full(30, 2.0), seasonal[2]]
+    gappy = np.where(rng.random(110) < 0.1, np.nan, seasonal[0])
+    items = [seasonal[0], rng.normal(size=90), seasonal[1], np.full(30, 2.0), seasonal[2], gappy]
     together, _ = miniature.predict_quantiles(items, 9, effort="best")
     for item, got in zip(items, together, strict=True):
         alone, _ = miniature.predict_quantiles([item], 9, effort="best")

@@ -1,10 +1,10 @@
 """The seasons of a series, found in its own history and taken out of it: seasonal adjustment.
 
 Classical decomposition (Hyndman and Athanasopoulos 2021, section 3.4): the trend is a moving average over one period, a
-season the mean at each of its places of what the series is above the trend, without the largest and the smallest. Several seasons come out one after another,
-the clearest first, as in MSTL (Bandara, Hyndman and Bergmeir 2021, arXiv 2107.13462). Each is shrunk towards none by as
-much of it as noise would leave (James and Stein; Miller and Williams 2003,
-doi:10.1016/S0169-2070(02)00077-8). Letters: V variates, T steps, H steps ahead.
+season the mean at each of its places of what the series is above the trend, without the largest and the smallest.
+Several seasons come out one after another, the clearest first, as in MSTL (Bandara, Hyndman and Bergmeir 2021, arXiv
+2107.13462). Each is shrunk towards none by as much of it as noise alone would make (James and Stein; Miller and Williams
+2003, doi:10.1016/S0169-2070(02)00077-8). Letters: V variates, R rows, T steps, H steps ahead.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Adjusted(NamedTuple):
 
 
 def adjust(
-    series: Sequence[np.ndarray], length: int, periods: Sequence[int] | None = None
+    series: Sequence[np.ndarray], length: int, periods: Sequence[int]
 ) -> list[Adjusted | None]:
     """The values of each item without its seasons, None where no variate of it has a clear one.
 
@@ -62,29 +62,18 @@ def adjust(
     one subtracted. Nothing depends on the items beside.
     """
     found: list[Adjusted | None] = [None] * len(series)
-    # items of one length at once
-    groups: dict[int, list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for i, values in enumerate(series):
-        groups.setdefault(values.shape[1], []).append(i)
-    for steps, members in groups.items():
-        start = 0
-        while start < len(members):
-            stop, rows = start, 0
-            while stop < len(members) and (rows == 0 or rows * steps < _NUMBERS_AT_ONCE):
-                rows += len(series[members[stop]])
-                stop += 1
-            chunk = members[start:stop]
-            own = [periods[i] if periods else 0 for i in chunk]
-            sizes = [len(series[i]) for i in chunk]
-            adjusted = _adjust(
-                np.concatenate([series[i] for i in chunk]), length, np.repeat(own, sizes)
-            )
-            ends = np.cumsum(sizes)
-            for i, end, size in zip(chunk, ends, sizes, strict=True):
-                one = Adjusted(*(part[end - size : end] for part in adjusted))
-                if one.clear.any():
-                    found[i] = one
-            start = stop
+        groups.setdefault((len(values), values.shape[1]), []).append(i)
+    for (variates, steps), members in groups.items():
+        at_once = max(1, _NUMBERS_AT_ONCE // (variates * steps))
+        for start in range(0, len(members), at_once):
+            chunk = members[start : start + at_once]
+            rows = np.concatenate([series[i] for i in chunk])
+            adjusted = _adjust(rows, length, np.repeat([periods[i] for i in chunk], variates))
+            for i, *parts in zip(chunk, *(np.split(p, len(chunk)) for p in adjusted), strict=True):
+                one = Adjusted(*parts)
+                found[i] = one if one.clear.any() else None
     return found
 
 
@@ -131,8 +120,7 @@ def _seasons(x: np.ndarray, periods: np.ndarray, total: int) -> tuple[np.ndarray
             part = (values[which] * (1.0 - 1.0 / best[which])[:, None])[:, place]
             season[at] += part
             x[at] -= part[:, :steps]
-        first = looking[(chosen > 0) & (clear[looking] == 0.0)]
-        clear[first] = best[np.isin(looking, first)]
+        clear[looking] = np.where(taken[looking] == 0, best, clear[looking])
         taken[looking] = chosen
         looking = looking[chosen > 0]
     return season, clear
@@ -209,7 +197,7 @@ def _clarity(above: np.ndarray, known: np.ndarray) -> np.ndarray:
     too small."""
     period = above.shape[2]
     number, total = known.sum(1), above.sum(1)
-    square = np.einsum("rcp,rcp->r", above, above)
+    square = np.square(above).sum(2).sum(1)
     every = number.sum(1)
     free = every - period
     usable = (number > 0).all(1) & (free >= max(2, period // 2))
