@@ -18,6 +18,8 @@ _PUBLISHED = {
     "chronos_bolt_small": ("Chronos-Bolt-small", "48 M", "real and synthetic"),
     "TempoPFN": ("TempoPFN", "38 M", "synthetic"),
     "Toto-2.0-4m": ("Toto-2.0-4m", "4 M", "real and synthetic"),
+    "TiRex": ("TiRex", "35 M", "real and synthetic"),
+    "chronos-2-synth": ("Chronos-2, synthetic", "120 M", "synthetic"),
     "FlowState-r1.1": ("FlowState-r1.1", "under 25 M", "real and synthetic"),
 }
 # Millions of parameters of published models, as their makers state them.
