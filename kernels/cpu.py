@@ -296,7 +296,7 @@ def dart_patch_embed(
     series, tokens, _ = rows.shape
     rates = np.array([[1 / half_life_loc], [1 / half_life_scale]])
     least = np.stack((np.full(series, _DEGENERATE), _array(resolution)), 1)
-    inputs = np.zeros((series, tokens, len(weight)), np.float32)
+    inputs = np.zeros((series, tokens, 2 * patch + reference.FRAME_FEATURES), np.float32)
     found, usable = np.empty((5, series, tokens), np.float32), np.empty((series, tokens), np.bool_)
     _frames(rows, least, np.exp2(-rates * np.arange(patch + 1)), inputs, found, usable)
     frame = reference.Frames(*map(torch.from_numpy, (*found[:4], usable, found[4])))

@@ -231,9 +231,15 @@ def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.G
 
 def test_a_long_history_is_its_newest_part(forecaster: TinyTSM, rng: np.random.Generator) -> None:
     x = rng.normal(size=300_000)
-    for effort, newest in (("fast", 1024), ("standard", MAX_STRIDE * 1024)):
-        whole = single(forecaster, x, 5, effort=effort)
-        assert torch.equal(whole, single(forecaster, x[-newest:], 5, effort=effort))
+    far = MAX_STRIDE * 1024
+    for effort, adjust, newest in (
+        ("fast", None, 1024),
+        ("fast", True, far),
+        ("standard", None, far),
+    ):
+        whole = single(forecaster, x, 5, effort=effort, adjust=adjust)
+        part = single(forecaster, x[-newest:], 5, effort=effort, adjust=adjust)
+        assert torch.equal(whole, part)
     x[0] = np.inf  # is not looked at
     assert single(forecaster, x, 5).isfinite().all()
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -188,9 +189,25 @@ def test_a_frozen_weight_is_cast_once():
         # one that is computed from others may be another next time
         computed = weight + 1
         assert ops.cast_once(computed) is computed
-    with torch.no_grad():
-        assert ops.cast_once(weight) is weight
+        # autocast leaves float64 alone
+        wide = torch.nn.Parameter(weight.double(), requires_grad=False)
+        assert ops.cast_once(wide) is wide
+        # one that learns may be written unnoticed, by a fused optimizer
+        learning = torch.nn.Parameter(torch.randn(4, 3))
+        assert ops.cast_once(learning) is learning
+        with torch.inference_mode():
+            unversioned = torch.nn.Parameter(torch.randn(4, 3), requires_grad=False)
+        assert ops.cast_once(unversioned) is unversioned
+    assert ops.cast_once(weight) is weight
+    # nothing is taken along
+    assert len(pickle.dumps(weight)) == len(pickle.dumps(copy.deepcopy(weight)))
+
+
+def test_casts_go_with_their_weights():
+    before = len(ops._CASTS)
+    weight = torch.nn.Parameter(torch.randn(4, 3), requires_grad=False)
     with torch.autocast("cpu", torch.bfloat16):
-        assert ops.cast_once(weight) is weight
-    # a copy starts afresh
-    assert not hasattr(copy.deepcopy(weight), "_kept_cast")
+        ops.cast_once(weight)
+    assert len(ops._CASTS) == before + 1
+    del weight
+    assert len(ops._CASTS) == before

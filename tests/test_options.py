@@ -40,7 +40,11 @@ def test_an_effort_is_overridden_part_by_part() -> None:
     assert ForecastOptions(effort="fast", adjust=True).strategy == ((1,), False, True, False)
     assert ForecastOptions(effort="best", adjust=False).strategy == (None, True, False, False)
     assert ForecastOptions(effort="fast", augment=True).strategy == ((1,), False, False, True)
-    assert ForecastOptions(strides=(3, 5)).longest_stride == 5
+    assert ForecastOptions(strides=(3, 5), adjust=False).longest_stride == 5
+    assert ForecastOptions(strides=(3, 50)).longest_stride == 50
+    assert ForecastOptions(effort="fast").longest_stride == 1
+    # seasons are sought further back
+    assert ForecastOptions(effort="fast", adjust=True).longest_stride == options.MAX_STRIDE
     assert ForecastOptions(strides="auto").longest_stride == options.MAX_STRIDE
 
 

@@ -8,6 +8,7 @@ CPU too: `choose_attention` does, for each of its two kinds.
 """
 
 import os
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from tinytsm.kernels import reference
 from tinytsm.kernels.reference import (
@@ -175,25 +177,38 @@ def swiglu(x: Tensor) -> Tensor:
     return reference.swiglu(x)
 
 
-def cast_once(weight: Tensor) -> Tensor:
-    """A weight in what autocast would make of it, kept with it until it changes.
+# Weights to what they were when they were cast, and the cast. Not on the weights: they would take it along in pickles.
+_CASTS: Any = WeakIdKeyDictionary()
+_CASTS_LOCK = threading.Lock()
 
-    Autocast casts a frozen weight at every call: a fifth of the time of a forecast by 23 M parameters on a CPU. Weights
-    that learn, under torch.compile, or computed from others come back as they are.
+
+def cast_once(weight: Tensor) -> Tensor:
+    """A frozen weight in what autocast makes of it, kept until it is written or replaced.
+
+    Autocast casts it at every call: a fifth of the time of a forecast by 23 M parameters on a CPU. What learns
+    (`requires_grad`), is computed from others, or is compiled comes back as it is. Writing through `.data` or NumPy goes
+    unnoticed.
     """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return weight
     device = weight.device.type
-    if not isinstance(weight, torch.nn.Parameter) or not torch.is_autocast_enabled(device):
+    if (
+        torch.compiler.is_compiling()
+        or weight.requires_grad
+        or not isinstance(weight, torch.nn.Parameter)
+        # autocast leaves float64 alone, and inference tensors have no version
+        or weight.dtype != torch.float32
+        or weight.is_inference()
+        or not torch.is_autocast_enabled(device)
+    ):
         return weight
     dtype = torch.get_autocast_dtype(device)
     # where it lies changes where it is replaced, its version where it is written
     state = dtype, weight.data_ptr(), weight._version
-    kept: tuple[object, Tensor] | None = getattr(weight, "_kept_cast", None)
-    if kept is None or kept[0] != state:
-        kept = state, weight.detach().to(dtype)
-        weight._kept_cast = kept  # type: ignore[attr-defined]
-    return kept[1]
+    with _CASTS_LOCK:
+        kept = _CASTS.get(weight)
+        if kept is None or kept[0] != state:
+            kept = _CASTS[weight] = state, weight.detach().to(dtype)
+    cast: Tensor = kept[1]
+    return cast
 
 
 def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> AttentionBackend:

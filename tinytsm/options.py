@@ -96,8 +96,10 @@ class ForecastOptions:
 
     @property
     def longest_stride(self) -> int:
-        """How many contexts of the network a forecast may look back."""
-        return max(self.strategy.strides or (MAX_STRIDE,))
+        """How many contexts of the network a forecast may look back; seasons are sought as far back as strides by rule go."""
+        strategy = self.strategy
+        longest = max(strategy.strides or (MAX_STRIDE,))
+        return max(longest, MAX_STRIDE) if strategy.adjust else longest
 
 
 def _counts(value: Any) -> bool:

@@ -20,6 +20,8 @@ from tinytsm.period import CALENDAR
 _CLEAR = 5.0
 # Newest periods that a season is estimated from, and how many seasons come out.
 _CYCLES, _SEASONS = 16, 2
+# Values that must be left to judge a season by, after one for each of its places.
+_FREE = 8
 # Smallest season, root mean square over the series' largest deviation: below, it may be rounding.
 _LEAST = 1e-6
 # Where no value is below this share of the mean, seasons are also sought in the logarithms.
@@ -158,8 +160,9 @@ def _clearest(
 def _fold(
     x: np.ndarray, sums: np.ndarray, counts: np.ndarray, period: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What rows are above their trend in their newest periods, 0 where it cannot be told, and where it can be: (R, cycles,
-    period) each. The last value of the last cycle is that of half a period before the end.
+    """What rows are above their trend in their newest periods, 0 where it cannot be told or the place was seen but once,
+    and where neither is so: (R, cycles, period) each. The last value of the last cycle is that of half a period before the
+    end.
 
     x: (R, T). sums, counts: (R, T + 1), of the shown values before each step.
     """
@@ -189,22 +192,25 @@ def _fold(
         known[newest] = (shown >= 0.5 * period) & ~np.isnan(middle)
         trend = moving(sums) / np.maximum(shown, 1.0)
         np.subtract(middle, trend, out=above[newest], where=known[newest])
-    return above.reshape(rows, cycles, period), known.reshape(rows, cycles, period)
+    above, known = above.reshape(rows, cycles, period), known.reshape(rows, cycles, period)
+    # a place that was seen once explains itself, an outlier there as well
+    twice = known.sum(1, keepdims=True) > 1
+    return np.where(twice, above, 0.0), known & twice
 
 
 def _clarity(above: np.ndarray, known: np.ndarray) -> np.ndarray:
     """F of a season (R,): what the places of a period explain against what they leave, 0 where it cannot be told or is
     too small."""
-    period = above.shape[2]
     number, total = known.sum(1), above.sum(1)
     square = np.square(above).sum(2).sum(1)
-    every = number.sum(1)
-    free = every - period
-    usable = (number > 0).all(1) & (free >= max(2, period // 2))
+    every, places = number.sum(1), (number > 0).sum(1)
+    free, half = every - places, above.shape[2] // 2
+    usable = (places > 1) & (free >= max(_FREE, half))
     explained = (total * total / np.maximum(number, 1)).sum(1)
     rest = np.maximum(square - explained, 0.0) / np.maximum(free, 1)
-    explained = (explained - total.sum(1) ** 2 / np.maximum(every, 1)) / (period - 1)
-    usable &= explained * (period - 1) >= _LEAST * _LEAST * every
+    explained -= total.sum(1) ** 2 / np.maximum(every, 1)
+    usable &= explained >= _LEAST * _LEAST * every
+    explained /= np.maximum(places - 1, 1)
     f = np.zeros(len(above))
     np.divide(explained, np.maximum(rest, 1e-9 * explained), out=f, where=usable)
     return f
@@ -214,8 +220,15 @@ def _values(above: np.ndarray, known: np.ndarray) -> np.ndarray:
     """A season (R, period), place 0 being that of the first step ahead: the mean at each place, without the largest and
     the smallest where there are three or more."""
     number, total = known.sum(1), above.sum(1)
-    ends = above.min(1, where=known, initial=np.inf) + above.max(1, where=known, initial=-np.inf)
+    with np.errstate(invalid="ignore"):
+        ends = above.min(1, where=known, initial=np.inf) + above.max(
+            1, where=known, initial=-np.inf
+        )
     trimmed = number > 2
-    season = np.where(trimmed, total - ends, total) / np.where(trimmed, number - 2, number)
-    season -= season.mean(1, keepdims=True)
+    season = np.where(trimmed, total - ends, total)
+    season /= np.maximum(np.where(trimmed, number - 2, number), 1)
+    # places that say nothing stay with the trend
+    told = number > 0
+    season -= season.sum(1, keepdims=True) / np.maximum(told.sum(1, keepdims=True), 1)
+    season[~told] = 0.0
     return np.roll(season, -(above.shape[2] // 2), axis=1)
