@@ -3,10 +3,10 @@
 Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
 stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
-level by level. A history of a few tokens is also read stretched, each step held for several: a season that lay within a
-token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of the
-mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it. Seasonal adjustment forecasts it
-without its seasons (`season`), which are put back.
+level by level. A history of a few tokens is also read stretched, each step held for several: a season that lay within
+a token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of
+the mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it. Seasonal
+adjustment forecasts it without its seasons (`season`), which are put back.
 """
 
 import functools

@@ -4,10 +4,11 @@
     tinytsm study strategies --pack DIR --model nano --output strategies.json --resume
     tinytsm study strategies --pack DIR --model nano --max-windows 50
 
-Every gift task of the pack is forecast by one pass, and by each strategy with and without: strides by the rule and fixed
-ones (SIFI), the mirrored series (symmetry), the series without its seasons (seasonal adjustment), companions (feature
-augmentation), and what the efforts are made of. Task by task, so that a busy machine is busy for all of them. Scores are relative to seasonal naive, geometric means over tasks;
-cost is time of the processor, relative to one pass. The table is Markdown.
+Every gift task of the pack is forecast by one pass, and by each strategy with and without: strides by the rule and
+fixed ones (SIFI), the mirrored series (symmetry), the series without its seasons (seasonal adjustment), companions
+(feature augmentation), and what the efforts are made of. Task by task, so that a busy machine is busy for all of
+them. Scores are relative to seasonal naive, geometric means over tasks; cost is time of the processor, relative to
+one pass. The table is Markdown.
 """
 
 import argparse
