@@ -204,10 +204,12 @@ def _asinh(x: Any, count: int, bits: Any, mantissa: Any) -> None:
 
 
 @_jit("contract", *_SUMS)
-def _frames(x: Any, least: Any, decays: Any, inputs: Any, frame: Any, usable: Any) -> None:
+def _frames(
+    x: Any, resolution: Any, degenerate: float, decays: Any, inputs: Any, frame: Any, usable: Any
+) -> None:
     """The frame of each token and the patch within it, one after another; statistics in float64.
 
-    x: (S, N, P). least: (S, 2), the scale that is too small, in the level and apart from it. decays: (2, P + 1), of the
+    x: (S, N, P). resolution: (S,). degenerate: the scale that is too small, in the level. decays: (2, P + 1), of the
     memories of location and scale after so many points. inputs: (S, N, at least 2P), normalised values and observed
     flags. frame: (5, S, N), location, scale, fast scale, slow location, observed points. usable: (S, N).
     """
@@ -253,7 +255,7 @@ def _frames(x: Any, least: Any, decays: Any, inputs: Any, frame: Any, usable: An
                 frame[2 - m, s, n] = np.sqrt(square)
             slow = float(frame[1, s, n])
             frame[0, s, n], frame[3, s, n], frame[4, s, n] = mean[0], mean[1], seen
-            usable[s, n] = slow > least[s, 0] * level + least[s, 1]
+            usable[s, n] = slow > degenerate * level + resolution[s]
             over = 1.0 / slow if usable[s, n] else 0.0
             for j in range(width):
                 z[j] = (value[j] - mean[0]) * known[j] * over
@@ -268,10 +270,8 @@ def _array(x: Tensor) -> np.ndarray:
     return x.detach().float().contiguous().numpy()
 
 
-# An argument, because compiled code that is kept would not see it change in another file.
+# Arguments, because compiled code that is kept would not see them change in another file.
 _EPS = np.float32(reference.NORM_EPS)
-
-
 _DEGENERATE = reference.DEGENERATE_ULPS * float(np.finfo(np.float32).eps)
 
 
@@ -295,17 +295,15 @@ def dart_patch_embed(
     rows = _array(x).reshape(len(x), x.shape[1] // patch, patch)
     series, tokens, _ = rows.shape
     rates = np.array([[1 / half_life_loc], [1 / half_life_scale]])
-    least = np.stack((np.full(series, _DEGENERATE), _array(resolution)), 1)
     inputs = np.zeros((series, tokens, 2 * patch + reference.FRAME_FEATURES), np.float32)
     found, usable = np.empty((5, series, tokens), np.float32), np.empty((series, tokens), np.bool_)
-    _frames(rows, least, np.exp2(-rates * np.arange(patch + 1)), inputs, found, usable)
+    decays = np.exp2(-rates * np.arange(patch + 1))
+    _frames(rows, _array(resolution), _DEGENERATE, decays, inputs, found, usable)
     frame = reference.Frames(*map(torch.from_numpy, (*found[:4], usable, found[4])))
     h = torch.from_numpy(inputs)
     if features:
         h[..., 2 * patch :] = reference.frame_features(frame)
-    token_weight = torch.where(frame.usable, (frame.seen / 8).clamp_max(1), 0.0)
-    scale = torch.where(frame.usable, frame.scale, 0.0)
-    return h.to(weight.dtype) @ weight, frame.loc, scale, token_weight
+    return h.to(weight.dtype) @ weight, *reference.token_frame(frame)
 
 
 def causal_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:

@@ -175,6 +175,12 @@ def normalised_patches(x: Tensor, frame: Frames, patch: int) -> Tensor:
     return torch.asinh(torch.where(shown, patches - frame.loc[..., None], 0.0) / scale)
 
 
+def token_frame(frame: Frames) -> tuple[Tensor, Tensor, Tensor]:
+    """A token's location, scale (0 where degenerate) and weight, as `dart_patch_embed` gives them."""
+    token_weight = torch.where(frame.usable, (frame.seen / 8).clamp_max(1), 0.0)
+    return frame.loc, torch.where(frame.usable, frame.scale, 0.0), token_weight
+
+
 def dart_patch_embed(
     x: Tensor,
     resolution: Tensor,
@@ -207,8 +213,7 @@ def dart_patch_embed(
     if not features:
         moves = torch.zeros_like(moves)
     h = torch.cat((z, seen, moves), -1).to(weight.dtype) @ weight
-    token_weight = torch.where(frame.usable, (frame.seen / 8).clamp_max(1), 0.0)
-    return h, frame.loc, torch.where(frame.usable, frame.scale, 0.0), token_weight
+    return h, *token_frame(frame)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float = NORM_EPS) -> Tensor:

@@ -24,7 +24,7 @@ from tinytsm.forward import Forward, Query
 from tinytsm.inputs import Item
 from tinytsm.options import MAX_STRIDE, Strategy
 from tinytsm.quantiles import average
-from tinytsm.rows import centre
+from tinytsm.rows import alike, centre
 
 # What the rule averages with stride 1, for horizons of at least this share of what one pass reaches. Powers of two:
 # 3 and 6 did worse at every horizon, and shorter horizons gain nothing (docs/ablations.md).
@@ -35,8 +35,6 @@ _LEAST_TOKENS = 16
 _LEAST_CYCLE = 4
 # Histories of at most so many patches are read stretched too.
 _SHORT = 4
-# Values in which periods are sought at once.
-_NUMBERS_AT_ONCE = 1 << 17
 
 
 def choose_strides(
@@ -175,8 +173,8 @@ def _periods(
 ) -> list[int]:
     """The dominant period of each item's newest steps, 0 where there is none or where nothing depends on it."""
     found = [0] * len(items)
-    # items of one shape at once; apart where values are missing, because they are then summed otherwise
-    groups: dict[tuple[int, int, bool], list[int]] = {}
+    # apart where values are missing, because they are then summed otherwise
+    shapes: dict[int, tuple[int, ...]] = {}
     for i, item in enumerate(items):
         variates, steps = item.values.shape
         # looking for a period takes as long as a pass
@@ -185,17 +183,15 @@ def _periods(
         by_rule = strategy.strides is None and (strides != (1,) or stretches != ())
         if by_rule or strategy.adjust or strategy.augment and variates == 1:
             newest = item.values[:, -config.context_length :]
-            groups.setdefault((*newest.shape, bool(np.isnan(newest).any())), []).append(i)
-    for (variates, steps, _), members in groups.items():
-        at_once = max(1, _NUMBERS_AT_ONCE // (variates * steps))
-        for start in range(0, len(members), at_once):
-            chunk = members[start : start + at_once]
-            rows = np.concatenate([items[i].values[:, -steps:] for i in chunk])
-            eps = np.repeat([items[i].eps for i in chunk], variates)
-            # centred, so that squares of the largest numbers stay finite
-            periods = period.detect(centre(rows, eps).x.astype(np.float64), variates)
-            for i, one in zip(chunk, periods, strict=True):
-                found[i] = int(one)
+            shapes[i] = (*newest.shape, bool(np.isnan(newest).any()))
+    for chunk in alike(shapes):
+        variates, steps, _ = shapes[chunk[0]]
+        rows = np.concatenate([items[i].values[:, -steps:] for i in chunk])
+        eps = np.repeat([items[i].eps for i in chunk], variates)
+        # centred, so that squares of the largest numbers stay finite
+        periods = period.detect(centre(rows, eps).x.astype(np.float64), variates)
+        for i, one in zip(chunk, periods, strict=True):
+            found[i] = int(one)
     return found
 
 

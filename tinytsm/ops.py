@@ -7,6 +7,7 @@ TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Atten
 CPU too: `choose_attention` does, for each of its two kinds.
 """
 
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -109,38 +110,25 @@ def dart_patch_embed(
     features: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`reference.dart_patch_embed`; the kernel gives a gradient to `weight` alone, the series being data."""
+    embed: Callable[..., Any]
     if _keeps_kernels(x) and _embed_kernel.supports(x, weight, patch=patch, norm=norm):
-        return _embed_kernel.dart_patch_embed(
-            x,
-            resolution,
-            weight,
-            patch=patch,
-            half_life_loc=half_life_loc,
-            half_life_scale=half_life_scale,
-            features=features,
-        )
-    if _runs_numba(x) and weight.dtype == x.dtype and norm == "dart":
+        embed = _embed_kernel.dart_patch_embed
+    elif _runs_numba(x) and weight.dtype == x.dtype and norm == "dart":
         from tinytsm.kernels import cpu
 
-        return cpu.dart_patch_embed(
-            x,
-            resolution,
-            weight,
-            patch=patch,
-            half_life_loc=half_life_loc,
-            half_life_scale=half_life_scale,
-            features=features,
-        )
-    return reference.dart_patch_embed(
+        embed = cpu.dart_patch_embed
+    else:
+        embed = functools.partial(reference.dart_patch_embed, norm=norm)
+    h, loc, scale, token_weight = embed(
         x,
         resolution,
         weight,
         patch=patch,
         half_life_loc=half_life_loc,
         half_life_scale=half_life_scale,
-        norm=norm,
         features=features,
     )
+    return h, loc, scale, token_weight
 
 
 def grid_loss(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tinytsm.period import CALENDAR
+from tinytsm.rows import alike, deviations
 
 # A season counts where its mean square is this many times what noise alone would make of it (the F statistic).
 _CLEAR = 5.0
@@ -26,8 +27,6 @@ _FREE = 8
 _LEAST = 1e-6
 # Where no value is below this share of the mean, seasons are also sought in the logarithms.
 _POSITIVE = 0.3
-# Values in which seasons are sought at once.
-_NUMBERS_AT_ONCE = 1 << 17
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -64,18 +63,13 @@ def adjust(
     one subtracted. Nothing depends on the items beside.
     """
     found: list[Adjusted | None] = [None] * len(series)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, values in enumerate(series):
-        groups.setdefault((len(values), values.shape[1]), []).append(i)
-    for (variates, steps), members in groups.items():
-        at_once = max(1, _NUMBERS_AT_ONCE // (variates * steps))
-        for start in range(0, len(members), at_once):
-            chunk = members[start : start + at_once]
-            rows = np.concatenate([series[i] for i in chunk])
-            adjusted = _adjust(rows, length, np.repeat([periods[i] for i in chunk], variates))
-            for i, *parts in zip(chunk, *(np.split(p, len(chunk)) for p in adjusted), strict=True):
-                one = Adjusted(*parts)
-                found[i] = one if one.clear.any() else None
+    for chunk in alike({i: values.shape for i, values in enumerate(series)}):
+        rows = np.concatenate([series[i] for i in chunk])
+        own = np.repeat([periods[i] for i in chunk], len(rows) // len(chunk))
+        adjusted = _adjust(rows, length, own)
+        for i, *parts in zip(chunk, *(np.split(p, len(chunk)) for p in adjusted), strict=True):
+            one = Adjusted(*parts)
+            found[i] = one if one.clear.any() else None
     return found
 
 
@@ -85,10 +79,8 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     total = steps + length
     scale, shift, f = np.ones((rows, total)), np.zeros((rows, total)), np.zeros(rows)
     shown = ~np.isnan(values)
-    first = values[np.arange(rows), shown.argmax(1)][:, None]
-    # halves, because the difference of two large numbers may overflow
-    half = values / 2 - first / 2
-    unit = np.max(np.abs(half), axis=1, where=shown, initial=0.0)[:, None]
+    origin, half, largest = deviations(values)
+    first, unit = origin[:, None], largest[:, None]
     moving = np.flatnonzero(unit)
     season, f[moving] = _seasons(half[moving] / unit[moving], periods[moving], total)
     lowest = np.min(values, axis=1, where=shown, initial=np.inf)
@@ -114,6 +106,8 @@ def _seasons(x: np.ndarray, periods: np.ndarray, total: int) -> tuple[np.ndarray
     season, clear, taken = np.zeros((rows, total)), np.zeros(rows), np.zeros(rows, np.int64)
     looking, x = np.arange(rows), x.copy()
     for _ in range(_SEASONS):
+        if not len(looking):
+            break
         best, chosen, values = _clearest(x[looking], periods[looking], taken[looking])
         for period in np.unique(chosen[chosen > 0]):
             which = chosen == period

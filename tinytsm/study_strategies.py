@@ -81,12 +81,8 @@ def study(
             naive = naive or score(
                 task, SeasonalNaive(season_length=task.season_length), max_windows=max_windows
             )
-            forecaster = model.with_options(
-                strides="auto" if strategy.strides is None else strategy.strides,
-                symmetry=strategy.symmetry,
-                adjust=strategy.adjust,
-                augment=strategy.augment,
-            )
+            strides = "auto" if strategy.strides is None else strategy.strides
+            forecaster = model.with_options(**strategy._asdict() | {"strides": strides})
             scores = score(task, forecaster, max_windows=max_windows, advance=advance)
             records[task.name] = evaluate.record(task, naive=naive, model=scores)
         finished()
