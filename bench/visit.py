@@ -28,7 +28,7 @@ from tinytsm.train import GO_ON
 PARTS = ("proofs", "timings", "training")
 _TRAIN = ("-m", "tinytsm.train", "--eval-seconds", "0")
 # What the kernels' tests, and the timings, may take
-_PROOF_SECONDS, _TIMING_SECONDS = 170, 130
+_PROOF_SECONDS, _TIMING_SECONDS = 130, 165
 # Kept for the last checkpoints and the exports; what a start costs at least
 _CLOSING_SECONDS, _STARTING_SECONDS = 25, 20
 # The largest preset's step by every path
@@ -111,10 +111,10 @@ def take_times(visit: Visit) -> float:
     results = visit.out / "results"
     end = visit.left - _TIMING_SECONDS
     for name, share, selection in (
-        ("train", 0.45, _STEP),
-        ("attention", 0.2, ""),
-        ("kernels", 0.2, "bench_op and (tiny or nano)"),
-        ("forecast", 0.15, ""),
+        ("train", 0.46, _STEP),
+        ("attention", 0.18, "causal and 128-64"),
+        ("kernels", 0.18, "bench_op and nano and (embed or loss)"),
+        ("forecast", 0.08, "tiny"),
     ):
         seconds = share * _TIMING_SECONDS
         flags = ["--benchmark-only", "--benchmark-columns=median"]
@@ -126,6 +126,12 @@ def take_times(visit: Visit) -> float:
             *(*_PYTEST, f"bench/bench_{name}.py", *flags),
             seconds=min(1.5 * seconds, visit.left - end),
         )
+    flags = ["--preset", "tiny", "--path", "compiled", "--tokens", str(1 << 16)]
+    visit.run(
+        "breakdown",
+        *("-m", "bench.step", "breakdown", *flags, "--out", str(results)),
+        seconds=max(visit.left - end, 0.1 * _TIMING_SECONDS),
+    )
     rows = [r for p in results.glob("*/train.json") for r in json.loads(p.read_text())["rows"]]
     return next((r["tokens/s"] for r in rows if r["rival"] == "shipped compiled"), 0.0)
 

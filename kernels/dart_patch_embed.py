@@ -35,6 +35,7 @@ from tinytsm.kernels.triton_support import (
     maximum,
     narrow,
     processors,
+    product_of,
 )
 
 # A dot's inner length is at least 16: the four features are padded with zeros.
@@ -45,15 +46,17 @@ _DEGENERATE = tl.constexpr(DEGENERATE_ULPS * torch.finfo(torch.float32).eps)
 _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 PATCHES = (16, 32, 64)
-# Tiles by patch length and bytes of the weight's dtype: the largest that spill no register on any chip of the gate.
+# Tiles by patch length and how the weight is multiplied: the largest that spill no register on any chip of the gate.
 # Forward: columns, warps, pipeline stages. Backward: tokens, columns, warps.
 _FORWARD_TILES = {
-    (16, 2): (128, 4, 3), (32, 2): (128, 4, 3), (64, 2): (64, 8, 3),
-    (16, 4): (32, 4, 3), (32, 4): (16, 4, 3), (64, 4): (16, 8, 1),
+    (16, "half"): (128, 4, 3), (32, "half"): (128, 4, 3), (64, "half"): (64, 8, 3),
+    (16, "tf32"): (64, 4, 3), (32, "tf32"): (32, 4, 3), (64, "tf32"): (32, 8, 1),
+    (16, "float32"): (32, 4, 3), (32, "float32"): (16, 4, 3), (64, "float32"): (16, 8, 1),
 }  # fmt: skip
 _BACKWARD_TILES = {
-    (16, 2): (64, 128, 4), (32, 2): (32, 128, 4), (64, 2): (16, 64, 4),
-    (16, 4): (32, 128, 8), (32, 4): (32, 128, 8), (64, 4): (16, 64, 4),
+    (16, "half"): (64, 128, 4), (32, "half"): (32, 128, 4), (64, "half"): (16, 64, 4),
+    (16, "tf32"): (64, 128, 8), (32, "tf32"): (32, 128, 8), (64, "tf32"): (16, 64, 4),
+    (16, "float32"): (32, 128, 8), (32, "float32"): (32, 128, 8), (64, "float32"): (16, 64, 4),
 }  # fmt: skip
 
 
@@ -128,7 +131,7 @@ def _clip(x):
 def _embed_fwd_kernel(
     x, resolution, weight, h, loc, scale, token_weight, moves, S, N, C,
     P: tl.constexpr, RATE_LOC: tl.constexpr, RATE_SCALE: tl.constexpr, FEATURES: tl.constexpr,
-    BS: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
+    EXACT: tl.constexpr, BS: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Program (i, g): series i * BS .. + BS, token tiles one after the other, column blocks g, g + G, ..."""
     i_s = tl.program_id(0).to(tl.int64) * BS
@@ -211,9 +214,9 @@ def _embed_fwd_kernel(
             w_seen = tl.load(p_w + P * C, m_c[None, :], other=0.0)
             p_f = weight + (2 * P + o_f[:, None]) * C + o_c[None, :]
             w_f = tl.load(p_f, (o_f[:, None] < _FEATURES) & m_c[None, :], other=0.0)
-            acc = dot(z, w_value, tl.zeros((BS * BT, BC), tl.float32))
-            acc = dot_flags(seen, w_seen, acc)
-            acc = dot(f, w_f, acc)
+            acc = dot(z, w_value, tl.zeros((BS * BT, BC), tl.float32), EXACT)
+            acc = dot_flags(seen, w_seen, acc, EXACT)
+            acc = dot(f, w_f, acc, EXACT)
             p_h = h + o_n[:, None] * C + o_c[None, :]
             tl.store(p_h, narrow(acc, dtype), m_row[:, None] & m_c[None, :])
 
@@ -228,7 +231,7 @@ def _embed_fwd_kernel(
 @triton.jit(do_not_specialize=["rows", "rows_each"])
 def _embed_bwd_kernel(
     x, loc, scale, moves, grad, partial, rows, rows_each, C,
-    P: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    P: tl.constexpr, EXACT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Weight gradient of token rows g * rows_each .. + rows_each, in columns k * BC .. + BC, for program (g, k)."""
     i_g = tl.program_id(0).to(tl.int64)
@@ -256,9 +259,9 @@ def _embed_bwd_kernel(
         f = tl.load(moves + o_n[:, None] * _FEATURES + o_f[None, :], m_f, other=0.0)
         p_g = grad + o_n[None, :] * C + o_c[:, None]
         g = tl.load(p_g, m_c[:, None] & m_n[None, :], other=0.0)  # (BC, BR)
-        acc_value = dot(g, narrow(z, dtype), acc_value)
-        acc_seen = dot_by_flags(g, narrow(tl.where(is_seen, 1.0, 0.0), dtype), acc_seen)
-        acc_f = dot(g, narrow(f, dtype), acc_f)
+        acc_value = dot(g, narrow(z, dtype), acc_value, EXACT)
+        acc_seen = dot_by_flags(g, narrow(tl.where(is_seen, 1.0, 0.0), dtype), acc_seen, EXACT)
+        acc_f = dot(g, narrow(f, dtype), acc_f, EXACT)
     p_out = partial + i_g * (2 * P + _FEATURES) * C + o_c[:, None]
     tl.store(p_out + o_p[None, :] * C, acc_value, m_c[:, None])
     tl.store(p_out + (P + o_p[None, :]) * C, acc_seen, m_c[:, None])
@@ -281,7 +284,8 @@ def launch_forward(
         return h, loc, scale, token_weight, moves
     # short contexts share a tile, so that its rows are not wasted
     block_tokens, block_series = (16, 4) if tokens <= 16 else (64, 1)
-    block_columns, warps, stages = _FORWARD_TILES[patch, weight.itemsize]
+    product = product_of(weight.dtype)
+    block_columns, warps, stages = _FORWARD_TILES[patch, product]
     if architecture() // 10 == 9:
         # Hopper's instruction multiplies 64 rows with four warps: four more would repeat them, and in float32 halve
         # the columns of an instruction to 8, for which Triton does not vouch (triton-lang/triton issue 10629)
@@ -291,7 +295,7 @@ def launch_forward(
     split = min(triton.cdiv(columns, block_columns), triton.cdiv(2 * processors(x.device), groups))
     _embed_fwd_kernel[(groups, split)](
         x, resolution, weight, h, loc, scale, token_weight, moves, series, tokens, columns,
-        P=patch, RATE_LOC=1.0 / half_life_loc, RATE_SCALE=1.0 / half_life_scale, FEATURES=features,
+        P=patch, RATE_LOC=1.0 / half_life_loc, RATE_SCALE=1.0 / half_life_scale, FEATURES=features, EXACT=product != "tf32",
         BS=block_series, BT=block_tokens, BC=block_columns, num_warps=warps, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
     return h, loc, scale, token_weight, moves
@@ -302,7 +306,8 @@ def launch_backward(
 ) -> Tensor:
     """Launch the backward kernel: the gradient of the weight (2P + frame features, columns) from that of h."""
     rows, columns = loc.numel(), grad.shape[-1]
-    block_rows, block_columns, warps = _BACKWARD_TILES[patch, grad.itemsize]
+    product = product_of(grad.dtype)
+    block_rows, block_columns, warps = _BACKWARD_TILES[patch, product]
     blocks = triton.cdiv(columns, block_columns)
     groups = max(
         1,
@@ -313,7 +318,7 @@ def launch_backward(
     partial = torch.empty(shape, dtype=torch.float32, device=x.device)
     _embed_bwd_kernel[(groups, blocks)](
         x, loc, scale, moves, grad, partial, rows, rows_each, columns,
-        P=patch, BR=block_rows, BC=block_columns, num_warps=warps, enable_fp_fusion=True,
+        P=patch, EXACT=product != "tf32", BR=block_rows, BC=block_columns, num_warps=warps, enable_fp_fusion=True,
     )  # fmt: skip
     return partial.sum(0).to(grad.dtype)
 

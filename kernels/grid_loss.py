@@ -26,7 +26,7 @@ from tinytsm.kernels.reference import (
     MEAN_WEIGHT,
     octaves,
 )
-from tinytsm.kernels.triton_support import DTYPES, dot, is_number, narrow
+from tinytsm.kernels.triton_support import DTYPES, dot, is_number, narrow, product_of
 
 _FAR = tl.constexpr(FAR_TARGET)
 _SHIFT = tl.constexpr(GAP_SHIFT)
@@ -37,6 +37,8 @@ _MEAN_WEIGHT = tl.constexpr(MEAN_WEIGHT)
 CHUNK_BYTES = 16 << 20
 # Rows of the grid and steps of a patch that a program takes: more would not fit the registers beside 1 + Q tiles.
 BLOCK_ROWS, BLOCK_STEPS = 64, 16
+# Columns of h that it multiplies at a time.
+_RANKS = {"half": 32, "tf32": 32, "float32": 16}
 
 
 @triton.jit
@@ -53,7 +55,8 @@ def _sign(x):
 def _grid_loss_kernel(
     h, weight, target, loc, scale, token_weight, levels, index, out, counts,
     n_rows, n_tokens, n_target, first_k, R,
-    P: tl.constexpr, Q: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr, BACKWARD: tl.constexpr,
+    P: tl.constexpr, Q: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr, EXACT: tl.constexpr,
+    BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Program (i * P / BP + l, j): rows i * BM .. + BM of the grid, steps l * BP .. + BP of horizon patch first_k + j.
 
@@ -87,7 +90,7 @@ def _grid_loss_kernel(
         more = ()
         for j in tl.static_range(1 + Q):
             b_w = tl.load(p_w + j * P * R, m_r[:, None], other=0.0)
-            more = more + (dot(b_h, b_w, raw[j]),)  # type: ignore[assignment]
+            more = more + (dot(b_h, b_w, raw[j], EXACT),)  # type: ignore[assignment]
         raw = more
 
     b_loc = tl.load(loc + o_n, m_row, other=0.0).to(tl.float32)
@@ -176,11 +179,12 @@ def _launch(
     levels: Tensor, index: Tensor, out: Tensor, counts: Tensor, ks: range, *, backward: bool,
 ) -> None:  # fmt: skip
     rank, patch = h.shape[-1], target.shape[-1]
+    product = product_of(h.dtype)
     _grid_loss_kernel[(_blocks(index, patch), len(ks))](
         h, weight, target, loc, scale, token_weight, levels, index, out, counts,
         len(index), h.shape[1], target.shape[1], ks.start, rank,
-        P=patch, Q=len(levels), BM=BLOCK_ROWS, BP=BLOCK_STEPS, BR=32 if h.itemsize == 2 else 16,
-        BACKWARD=backward, num_warps=4, enable_fp_fusion=True,
+        P=patch, Q=len(levels), BM=BLOCK_ROWS, BP=BLOCK_STEPS, BR=_RANKS[product],
+        EXACT=product != "tf32", BACKWARD=backward, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
 
 

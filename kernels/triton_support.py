@@ -4,6 +4,8 @@ The kernels keep to the common subset of Triton 3.6 and 3.9. `TRITON_INTERPRET=1
 Triton's interpreter, on CPU tensors; it is read once, when Triton is imported.
 """
 
+from typing import Literal
+
 import torch
 import triton
 import triton.language as tl
@@ -20,18 +22,29 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @triton.jit
-def dot(a, b, acc):
+def dot(a, b, acc, EXACT: tl.constexpr = True):
     """acc + a @ b, accumulated in float32.
 
-    float32 operands are split into three TF32 parts on tensor cores, which keeps float32's accuracy. The interpreter
-    holds bfloat16 as raw 16-bit integers and would multiply those, so there the operands go through float32.
+    float32 operands are split into three TF32 parts on tensor cores, which keeps float32's accuracy; where not EXACT,
+    they are rounded to one. The interpreter holds bfloat16 as raw 16-bit integers and would multiply those, so there
+    the operands go through float32.
     """
     if _INTERPRET:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
-    elif a.dtype == tl.float32:
+    elif a.dtype != tl.float32:
+        return tl.dot(a, b, acc)
+    elif EXACT:
         return tl.dot(a, b, acc, input_precision="tf32x3")
     else:
-        return tl.dot(a, b, acc)
+        return tl.dot(_as_tf32(a), _as_tf32(b), acc, input_precision="tf32")
+
+
+@triton.jit
+def _as_tf32(x):
+    """float32 x rounded to what TF32 holds: the instruction itself truncates, at twice the error."""
+    rounded = (x.to(tl.int32, bitcast=True) + 4096) & -8192
+    # a carry out of a NaN's mantissa would make it an ordinary number
+    return tl.where(is_number(x), rounded.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
@@ -42,10 +55,10 @@ def _tf32_parts(x):
 
 
 @triton.jit
-def dot_flags(flags, b, acc):
+def dot_flags(flags, b, acc, EXACT: tl.constexpr = True):
     """acc + flags @ b for flags of 0 and 1, which TF32 holds exactly: two parts do, where `dot` takes three."""
-    if _INTERPRET or b.dtype != tl.float32:
-        return dot(flags, b, acc)
+    if _INTERPRET or b.dtype != tl.float32 or not EXACT:
+        return dot(flags, b, acc, EXACT)
     else:
         high, low = _tf32_parts(b)
         acc = tl.dot(flags, high, acc, input_precision="tf32")
@@ -53,10 +66,10 @@ def dot_flags(flags, b, acc):
 
 
 @triton.jit
-def dot_by_flags(a, flags, acc):
+def dot_by_flags(a, flags, acc, EXACT: tl.constexpr = True):
     """acc + a @ flags: `dot_flags` with the flags on the right."""
-    if _INTERPRET or a.dtype != tl.float32:
-        return dot(a, flags, acc)
+    if _INTERPRET or a.dtype != tl.float32 or not EXACT:
+        return dot(a, flags, acc, EXACT)
     else:
         high, low = _tf32_parts(a)
         acc = tl.dot(high, flags, acc, input_precision="tf32")
@@ -93,6 +106,13 @@ def last_of(x, is_last):
 def maximum(a, b):
     """The larger one, as a combine function for scans."""
     return tl.maximum(a, b)
+
+
+def product_of(dtype: torch.dtype) -> Literal["half", "float32", "tf32"]:
+    """How tensors of a dtype are multiplied: float32 as torch's own products are told, to full accuracy or in TF32."""
+    if dtype != torch.float32:
+        return "half"
+    return "float32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def processors(device: torch.device) -> int:

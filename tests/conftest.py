@@ -96,6 +96,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def tf32() -> Iterator[None]:
+    """float32 is multiplied as training multiplies it on a GPU."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture
 def silent_overflow() -> Iterator[None]:
     """A GPU overflows to infinity in silence; the interpreter's NumPy would warn."""
     with np.errstate(over="ignore"):

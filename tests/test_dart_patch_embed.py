@@ -76,6 +76,18 @@ def test_every_patch_length_and_dtype(rng, patch, dtype):
     check(x, torch.zeros(3), weight, **SETTINGS | {"patch": patch})
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned", "tf32")
+@pytest.mark.parametrize("patch", [16, 32, 64])
+def test_as_coarse_as_torch_is_told_to_multiply(rng, patch):
+    check(
+        series(rng, 3, 65 * patch),
+        torch.zeros(3),
+        weights(rng, patch, 136),
+        **SETTINGS | {"patch": patch},
+    )
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("columns", [1, 31, 129])
 @pytest.mark.parametrize("count", [1, 5])

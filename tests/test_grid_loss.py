@@ -94,6 +94,13 @@ def test_every_patch_length_and_dtype(rng, patch, dtype):
     check(inputs(rng, patch=patch, dtype=dtype))
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned", "tf32")
+@pytest.mark.parametrize("patch", [16, 32])
+def test_as_coarse_as_torch_is_told_to_multiply(rng, patch):
+    check(inputs(rng, patch=patch, series=32))
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("horizon", [1, 2, 5, 24])
 def test_horizons(rng, horizon):

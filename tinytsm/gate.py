@@ -34,7 +34,10 @@ SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120
 # The tensor-core instruction that a dot must become.
 TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 _COUNTED = ("HGMMA", "UTCHMMA", "HMMA", "LDL", "STL", "FFMA")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# tf32: float32 where torch is told to multiply it so
+_DTYPES = {
+    "fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +158,18 @@ def inspect(kernel: Any, *, case: str, arch: int) -> Report:
     )
 
 
-def _embed(*, tokens: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
+@contextlib.contextmanager
+def _products(name: str) -> Iterator[None]:
+    """Inside, torch multiplies float32 to full accuracy, or in TF32 where a case's name says so."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _embed(*, tokens: int, patch: int, dtype: str, backward: bool) -> None:
     from tinytsm.kernels import dart_patch_embed
 
     series, columns = 256, 384
@@ -163,30 +177,34 @@ def _embed(*, tokens: int, patch: int, dtype: torch.dtype, backward: bool) -> No
     if backward:
         frame = torch.empty(series, tokens, device="meta")
         moves = torch.empty(series, tokens, 4, device="meta")
-        grad = torch.empty(series, tokens, columns, dtype=dtype, device="meta")
-        dart_patch_embed.launch_backward(x, frame, frame, moves, grad, patch)
+        grad = torch.empty(series, tokens, columns, dtype=_DTYPES[dtype], device="meta")
+        with _products(dtype):
+            dart_patch_embed.launch_backward(x, frame, frame, moves, grad, patch)
     else:
         resolution = torch.empty(series, device="meta")
-        weight = torch.empty(2 * patch + 4, columns, dtype=dtype, device="meta")
-        dart_patch_embed.launch_forward(x, resolution, weight, patch, 32.0, 512.0, True)
+        weight = torch.empty(2 * patch + 4, columns, dtype=_DTYPES[dtype], device="meta")
+        with _products(dtype):
+            dart_patch_embed.launch_forward(x, resolution, weight, patch, 32.0, 512.0, True)
 
 
-def _loss(*, rank: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
+def _loss(*, rank: int, patch: int, dtype: str, backward: bool) -> None:
     from tinytsm.kernels import grid_loss
 
     # one octave is enough: they share their kernel
     series, tokens, horizon, quantiles = 16, 64, 1, len(QUANTILES)
-    h = torch.empty(series, tokens, rank, dtype=dtype, device="meta")
-    weight = torch.empty(horizon, rank, patch * (1 + quantiles), dtype=dtype, device="meta")
+    h = torch.empty(series, tokens, rank, dtype=_DTYPES[dtype], device="meta")
+    outputs = patch * (1 + quantiles)
+    weight = torch.empty(horizon, rank, outputs, dtype=_DTYPES[dtype], device="meta")
     target = torch.empty(series, tokens + horizon, patch, device="meta")
     frame = torch.empty(series, tokens, device="meta")
     offset = torch.empty(series, dtype=torch.int64, device="meta")
     levels = torch.empty(quantiles, device="meta")
     inputs = (h, weight, target, frame, frame, frame, offset, levels)
-    if backward:
-        grid_loss.launch_backward(*inputs, torch.empty(1, device="meta"))
-    else:
-        grid_loss.launch_forward(*inputs)
+    with _products(dtype):
+        if backward:
+            grid_loss.launch_backward(*inputs, torch.empty(1, device="meta"))
+        else:
+            grid_loss.launch_forward(*inputs)
 
 
 def _attention(
@@ -221,7 +239,9 @@ def _attention_cases(*, full: bool) -> Iterator[Case]:
     }
     if full:
         # the longest group of each tile, and one that is streamed
-        choices = set(itertools.product(attention.HEAD_WIDTHS, (64, 128, 129), _DTYPES))
+        choices = set(
+            itertools.product(attention.HEAD_WIDTHS, (64, 128, 129), set(_DTYPES) - {"tf32"})
+        )
     for width, tokens, dtype in sorted(choices):
         # an item has far fewer variates than a series has tokens
         groups = {"causal": tokens, "feature": tokens if full else 64}
@@ -239,21 +259,20 @@ def cases(*, full: bool) -> Iterator[Case]:
     from tinytsm.kernels import dart_patch_embed
 
     configs = PRESETS.values()
-    # embedding and head keep float32 weights; the other dtypes are for callers of the ops
+    # embedding and head keep float32 weights, and training multiplies them in TF32; the others are for callers of the ops
     patches = dart_patch_embed.PATCHES if full else sorted({c.patch for c in configs})
-    dtypes = _DTYPES if full else {"fp32": torch.float32}
-    for (dtype_name, dtype), patch in itertools.product(dtypes.items(), patches):
+    for dtype, patch in itertools.product(_DTYPES if full else ("fp32", "tf32"), patches):
         embed = functools.partial(_embed, patch=patch, dtype=dtype)
         loss = functools.partial(_loss, patch=patch, dtype=dtype, rank=64)
         # contexts of up to 16 tokens share a tile; longer ones walk through whole tiles
         for tokens in (16, 64):
             launch = functools.partial(embed, tokens=tokens, backward=False)
-            yield Case(f"embed fwd P{patch} N{tokens} {dtype_name}", launch)
+            yield Case(f"embed fwd P{patch} N{tokens} {dtype}", launch)
         launch = functools.partial(embed, tokens=64, backward=True)
-        yield Case(f"embed bwd P{patch} {dtype_name}", launch)
+        yield Case(f"embed bwd P{patch} {dtype}", launch)
         for backward in (False, True):
             launch = functools.partial(loss, backward=backward)
-            yield Case(f"loss {'bwd' if backward else 'fwd'} P{patch} {dtype_name}", launch)
+            yield Case(f"loss {'bwd' if backward else 'fwd'} P{patch} {dtype}", launch)
     # a lone tile may serve two presets
     yield from {case.name: case for case in _attention_cases(full=full)}.values()
 
