@@ -5,10 +5,12 @@
     python -m bench.visit --parts training --seconds 500             then train, or go on training
 
 The plan names the runs, which train side by side on the one GPU, and their trainer flags:
-{"runs": {"tiny": ["--preset", "tiny", "--max-seconds", "600"]}}. A run that was there before goes on, and may be given
-other flags. First of all the generator and the network are compiled while the kernels' tests run; if a test fails or the
-compiled step is slower than --floor tokens/s, nothing is trained, since a fix is worth more than a bad run. Whatever
-happens, what there is lies under --out: logs, benchmark results, runs and their releases. One line of JSON comes last.
+{"runs": {"tiny": ["--preset", "tiny", "--lr", "2e-3"]}}; the time is the visit's. A run that was there before goes on, and
+may be given other flags. First of all the generator and the network are compiled while the kernels' tests run; if a test
+fails or the compiled step is slower than --floor tokens/s, nothing is trained, since a fix is worth more than a bad run.
+Whatever happens, what there is lies under --out: logs, benchmark results and runs; and under --releases a release of each
+run's newest checkpoint, made again with each, so that a machine that is lost takes only the last minute with it. One
+line of JSON comes last.
 """
 
 import argparse
@@ -23,14 +25,14 @@ from typing import Any
 
 from bench import timebox, verify
 from bench.record import write_json
-from tinytsm.train import GO_ON
+from tinytsm import checkpoint
 
 PARTS = ("proofs", "timings", "training")
 _TRAIN = ("-m", "tinytsm.train", "--eval-seconds", "0")
 # What the kernels' tests, and the timings, may take
 _PROOF_SECONDS, _TIMING_SECONDS = 130, 165
-# Kept for the last checkpoints and the exports; what a start costs at least
-_CLOSING_SECONDS, _STARTING_SECONDS = 25, 20
+# Kept for the last checkpoints and the exports, which took 14 and over 11 s; what a start costs at least
+_CLOSING_SECONDS, _STARTING_SECONDS = 60, 20
 # The largest preset's step by every path
 _STEP = "bench_step and tiny"
 _PYTEST = ("-m", "pytest", "-q", "-W", "default")
@@ -138,37 +140,67 @@ def take_times(visit: Visit) -> float:
 
 def _start_training(visit: Visit, name: str, flags: list[str]) -> subprocess.Popen:
     folder = visit.out / name
-    going = ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
+    going = ["--resume"] if checkpoint.newest(folder) else []
     if going and "--init-from" in flags:
         at = flags.index("--init-from")
         flags = flags[:at] + flags[at + 2 :]
-    piece = f"{visit.left - _CLOSING_SECONDS:.0f}"
-    arguments = [*_TRAIN, *flags, *going, "--out", str(folder), "--piece-seconds", piece]
+    ends = f"{visit.left - _CLOSING_SECONDS:.0f}"
+    arguments = [*_TRAIN, *flags, *going, "--out", str(folder), "--end-in", ends]
     return visit.start(f"train-{name}", *arguments)
 
 
-def train(visit: Visit, runs: dict[str, list[str]]) -> None:
-    """All runs side by side until the time is over, then a release of each."""
+class _Releases:
+    """A release of each run's newest checkpoint, made beside the training, one at a time."""
+
+    def __init__(self, visit: Visit, folder: Path):
+        self.visit, self.folder = visit, folder
+        self.made: dict[str, Path] = {}
+        self.making: tuple[str, subprocess.Popen] | None = None
+
+    def renew(self, name: str) -> None:
+        """Start the release of a run, if there is a newer checkpoint and none is being made."""
+        found = checkpoint.newest(self.visit.out / name)
+        if found is None or found == self.made.get(name):
+            return
+        if self.making is not None and self.making[1].poll() is None:
+            return
+        self.made[name] = found
+        target = str(self.folder / name)
+        arguments = ("-m", "tinytsm.export", str(found), target, "--dtype", "bfloat16")
+        self.making = name, self.visit.start(f"export-{name}", *arguments)
+
+    def finish(self, name: str) -> None:
+        """The last release of a run."""
+        self._wait()
+        self.renew(name)
+        self._wait()
+
+    def _wait(self) -> None:
+        if self.making is not None:
+            name, process = self.making
+            self.visit.wait(f"export-{name}", process, self.visit.left)
+            self.making = None
+
+
+def train(visit: Visit, runs: dict[str, list[str]], releases: Path) -> None:
+    """All runs side by side until the time is over, their releases beside them."""
+    made = _Releases(visit, releases)
     processes = {name: _start_training(visit, name, flags) for name, flags in runs.items()}
     while processes and visit.left > 8:
         time.sleep(0.5)
         for name, process in list(processes.items()):
+            made.renew(name)
             if (code := process.poll()) is None:
                 continue
             visit.wait(f"train-{name}", process, 0)
             del processes[name]
             # what fell over goes on from its last checkpoint
-            if code not in (0, GO_ON) and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
+            if code and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
                 processes[name] = _start_training(visit, name, runs[name])
     for name, process in processes.items():
         visit.wait(f"train-{name}", process, 0)
     for name in runs:
-        release = str(visit.out / "release" / name)
-        visit.run(
-            f"export-{name}",
-            *("-m", "tinytsm.export", str(visit.out / name), release, "--dtype", "bfloat16"),
-            seconds=visit.left,
-        )
+        made.finish(name)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,6 +217,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--plan", type=Path, default=Path("bench/visit.json"), help="JSON of the runs"
     )
+    parser.add_argument(
+        "--releases", type=Path, help="folder of the runs' releases (default: OUT/release)"
+    )
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument(
         "--floor", type=float, default=5e5, help="tokens/s below which nothing is trained"
@@ -198,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         good &= rate >= args.floor
         visit.rows["rate"] = {"tokens/s": rate}
     if good and "training" in args.parts:
-        train(visit, runs)
+        train(visit, runs, (args.releases or args.out / "release").resolve())
     write_json(visit.rows, visit.out / "visit.json")
     print(json.dumps({"good": good, "out": str(visit.out)} | visit.rows))
     return 0 if good else 1

@@ -6,8 +6,9 @@ For token i of a series, with w = 2^(-age / half-life) over its observed points 
     scale_i = sqrt(sum(w (x - mean)^2) / sum(w))          long memory, about its own mean
     h_i     = [asinh((x - loc_i) / scale_i), observed, features_i] @ weight
 
-A patch becomes (decay over the patch, weight, mean, sum of squared deviations); such quadruples merge associatively
-(Chan, Golub and LeVeque 1983, eq. 2.1), so a scan over patches gives every frame, never as E[x^2] - E[x]^2.
+A patch becomes (half-lives that it lasts, weight, mean, sum of squared deviations); such quadruples merge associatively
+(Chan, Golub and LeVeque 1983, eq. 2.1), so a scan over patches gives every frame, never as E[x^2] - E[x]^2. Half-lives
+add up exactly, or nearly; a product of as many decays would add up the errors of a GPU's 2^x.
 
 Forward, bytes: reads x and weight once, writes h once, and per token loc, scale, token weight and four features.
 Backward: only `weight` has a gradient. The normalised patches are made again from x, loc, scale and the features, so
@@ -74,16 +75,17 @@ def _asinh(x):
 
 
 @triton.jit
-def _merge(d1, w1, m1, s1, d2, w2, m2, s2):
-    """Two stretches in one, the older first: (decay over it, weight, mean, sum of squared deviations)."""
-    older = w1 * d2
+def _merge(a1, w1, m1, s1, a2, w2, m2, s2):
+    """Two stretches in one, the older first: (half-lives, weight, mean, sum of squared deviations)."""
+    decay = tl.exp2(-a2)
+    older = w1 * decay
     weight = older + w2
     over = 1.0 / tl.maximum(weight, 1e-30)
     gap = m2 - m1
     # from the heavier side, so that a decayed outlier's rounding does not stay behind in the mean
     mean = tl.where(w2 > older, m2 - gap * (older * over), m1 + gap * (w2 * over))
     between = tl.minimum(gap * gap, MAX) * (older * (w2 * over))
-    return d1 * d2, weight, mean, tl.minimum(s1 * d2 + s2 + between, MAX)
+    return a1 + a2, weight, mean, tl.minimum(s1 * decay + s2 + between, MAX)
 
 
 @triton.jit
@@ -100,10 +102,9 @@ def _running(
     mean = tl.sum(weight * value, 1) / tl.maximum(mass, 1e-30)
     gap = value - mean[:, None]
     spread = tl.minimum(tl.sum(weight * gap * gap, 1), MAX)
-    decay = tl.exp2(-RATE * within)
-    d, w, m, s = tl.associative_scan(
+    a, w, m, s = tl.associative_scan(
         (
-            tl.reshape(decay, (BS, BT)),
+            tl.reshape(RATE * within, (BS, BT)),
             tl.reshape(mass, (BS, BT)),
             tl.reshape(mean, (BS, BT)),
             tl.reshape(spread, (BS, BT)),
@@ -111,7 +112,8 @@ def _running(
         1,
         _merge,
     )
-    d, w, m, s = _merge(d, w0[:, None], m0[:, None], s0[:, None], d, w, m, s)
+    # what the older memory lasted is asked for by nobody
+    _, w, m, s = _merge(a, w0[:, None], m0[:, None], s0[:, None], a, w, m, s)
     return w, m, s
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import verify, visit
+from tinytsm import TinyTSM, checkpoint
 
 # Stands in for the trainer: falls over once, having left a checkpoint, and then must be told to go on.
 _TRAINER = """
@@ -32,7 +33,8 @@ def test_a_process_past_its_time_is_killed_and_said_so(tmp_path: Path) -> None:
 def test_a_trainer_that_falls_over_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visit, "_TRAIN", ("-c", _TRAINER))
     one = visit.Visit(tmp_path, 90)
-    visit.train(one, {"tiny": ["--preset", "tiny", "--init-from", "nano", "--lr", "1"]})
+    runs = {"tiny": ["--preset", "tiny", "--init-from", "nano", "--lr", "1"]}
+    visit.train(one, runs, tmp_path / "release")
     first, second = (tmp_path / "tiny" / "calls").read_text().splitlines()
     assert "--init-from nano" in first and "--resume" not in first
     # the checkpoint has taken the place of what it began from
@@ -40,6 +42,25 @@ def test_a_trainer_that_falls_over_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert one.rows["train-tiny"]["outcome"] == "passed"
     # there are no weights in a made-up checkpoint
     assert one.rows["export-tiny"]["outcome"] == "exit 2"
+    assert "--end-in" in first and "--end-in" in second
+
+
+def test_a_run_is_released_while_it_is_trained(tmp_path: Path, miniature: TinyTSM) -> None:
+    one = visit.Visit(tmp_path, 60)
+    made = visit._Releases(one, tmp_path / "release")
+    made.renew("tiny")
+    assert made.making is None
+    model = miniature.model
+    for step in (1, 2):
+        folder = tmp_path / "tiny" / "checkpoints" / f"step-{step}"
+        checkpoint.save(folder, model.config, model.state_dict())
+        made.finish("tiny")
+        assert one.rows["export-tiny"]["outcome"] == "passed"
+        assert made.made["tiny"] == folder
+    assert {p.name for p in (tmp_path / "release" / "tiny").iterdir()} >= {
+        "config.json",
+        "card.json",
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,7 +92,7 @@ def test_training_waits_for_the_proofs(
     trained: list[str] = []
     monkeypatch.setattr(visit, "prove", lambda one, runs: proven)
     monkeypatch.setattr(visit, "take_times", lambda one: 1e6)
-    monkeypatch.setattr(visit, "train", lambda one, runs: trained.extend(runs))
+    monkeypatch.setattr(visit, "train", lambda one, runs, releases: trained.extend(runs))
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"runs": {"tiny": []}}))
     code = visit.main(["--out", str(tmp_path / "out"), "--plan", str(plan), "--seconds", "5"])

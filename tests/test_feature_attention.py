@@ -100,6 +100,8 @@ def test_every_head_width_and_dtype_as_dispatched(width, dtype):
 
 # both sides of every tile's and block's edge, and what shares a tile unevenly
 GROUPS = (2, 5, 21, 32, 33, 63, 64, 65, 128, 129)
+# of four, one gain's gradient was a twentieth beyond the rule on an H200
+_DRAWS = 4 if DEVICE is None or DEVICE.type == "cpu" else 8
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -110,7 +112,7 @@ def test_groups_as_dispatched(variates, dtype):
     turn = GROUPS.index(variates) + DTYPES.index(dtype)
     draws = [
         inputs(variates, width=wide[turn % len(wide)], dtype=dtype, heads=1, tokens=2)
-        for _ in range(4 if variates < 128 else 1)
+        for _ in range(_DRAWS if variates < 128 else 1)
     ]
     present = some_absent(variates) if turn % 2 else None
     attend = functools.partial(ops.feature_attention, backend="triton")
@@ -218,6 +220,9 @@ def test_errors_say_what_is_wanted():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("variates", "width"), [(2, 32), (7, 64), (21, 64), (100, 128)])
 def test_realistic_shapes(variates, width, dtype):
-    data = inputs(variates, items=16, tokens=64, heads=8, width=width, dtype=dtype)
-    if attention.supports(data[0]):
-        check(data, variates=variates, present=some_absent(variates, 16))
+    if attention.supports(torch.empty(0, width, dtype=dtype)):
+        draws = [
+            inputs(variates, items=16, tokens=64, heads=8, width=width, dtype=dtype)
+            for _ in range(3)
+        ]
+        check(*draws, variates=variates, present=some_absent(variates, 16))

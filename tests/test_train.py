@@ -217,6 +217,24 @@ def test_pieces_make_the_run_that_was_never_stopped(tmp_path: Path, whole_run: P
     assert_same_weights(out, whole_run)
 
 
+def test_a_run_ends_by_the_clock_with_its_decay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    began = time.perf_counter()
+    assert train.main([*FLAGS, "--out", str(out), "--end-in", "4", "--decay-fraction", "0.5"]) == 0
+    # what it takes to start is a part of it; saving comes after
+    assert 4 <= time.perf_counter() - began < 30
+    state = json.loads((checkpoint.resolve(out) / "state.json").read_text())
+    assert 0 < state["train"]["max_seconds"] < 4 and state["seconds"] < 5
+    rows = list(csv.DictReader((out / "log.csv").read_text().splitlines()))
+    assert float(rows[-1]["lr"]) < 0.2 * max(float(row["lr"]) for row in rows)
+    capsys.readouterr()
+    both = ["--end-in", "4", "--max-seconds", "4"]
+    assert train.main([*FLAGS, "--out", str(tmp_path / "other"), *both]) == 2
+    assert "give --max-seconds or --end-in, not both" in capsys.readouterr().err
+
+
 def test_a_release_can_be_trained_on(tmp_path: Path, whole_run: Path) -> None:
     folder = checkpoint.resolve(whole_run)
     release = tmp_path / "release"

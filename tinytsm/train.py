@@ -68,6 +68,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--piece-seconds", type=float, default=math.inf, metavar="SECONDS",
         help="save and stop, with exit code 75, after so long, compilation included",
     )  # fmt: skip
+    parser.add_argument(
+        "--end-in", type=float, metavar="SECONDS",
+        help="instead of --max-seconds: end the run, decay included, so long from now, compilation included",
+    )  # fmt: skip
     add_flags(parser, TrainConfig, title="training")
     add_flags(parser, ModelConfig, title="model (default: the preset's)")
     return parser.parse_args(argv)
@@ -104,11 +108,12 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the process's exit code."""
-    until = time.perf_counter()
+    began = time.perf_counter()
     args = parse(argv)
-    until += args.piece_seconds
     out = args.out or Path("runs") / args.preset
     try:
+        if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
+            raise ValueError("give --max-seconds or --end-in, not both")
         model_config, config, found = settle(args, out)
         device = pick_device(config.device)
         if config.threads:
@@ -119,10 +124,11 @@ def main(argv: list[str] | None = None) -> int:
                 "preparing the generator (compiled once on a machine: a minute or two) ...",
                 file=sys.stderr,
             )
-        began = time.perf_counter()
+        preparing = time.perf_counter()
         data.prepare()
         if first:
-            print(f"prepared in {time.perf_counter() - began:.0f} s, not counted", file=sys.stderr)
+            spent = time.perf_counter() - preparing
+            print(f"prepared in {spent:.0f} s, not counted", file=sys.stderr)
         trainer = Trainer(model_config, config, out, device=device, world=World.join(device))
         if found is not None:
             trainer.restore(found)
@@ -132,7 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 2
     try:
-        return _train(trainer, until)
+        ends = None if args.end_in is None else began + args.end_in
+        return _train(trainer, until=began + args.piece_seconds, ends=ends)
     except (TrainingError, GeneratorError) as error:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 1
@@ -149,7 +156,8 @@ def main(argv: list[str] | None = None) -> int:
             dist.destroy_process_group()
 
 
-def _train(trainer: Trainer, until: float) -> int:
+def _train(trainer: Trainer, *, until: float, ends: float | None) -> int:
+    """Train until `until`, or, where it is given, with a time box that ends at `ends`; returns the exit code."""
     config, first = trainer.config, trainer.world.rank == 0
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say = tqdm.write if first else lambda text, **_: None
@@ -176,6 +184,9 @@ def _train(trainer: Trainer, until: float) -> int:
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     trainer.clock.start()
+    if ends is not None:
+        trainer.end_at(ends)
+    config = trainer.config
     box = config.max_seconds
     bar = None
     if first:

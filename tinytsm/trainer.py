@@ -57,6 +57,13 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def of_first(self, value: float, device: torch.device) -> float:
+        """What the first process has, in all of them."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value * (self.rank == 0), device=device, dtype=torch.float64)
+        return float(self.add_up(shared))
+
     def add_up_gradients(self, model: Model) -> None:
         """Sum the gradients over processes, in one message."""
         if self.size == 1:
@@ -231,6 +238,13 @@ class Trainer:
         self._load_weights(averaged, raw, folder)
         if state["train"].get("seed") == self.config.seed:
             self.next_batch = state["next_batch"]
+
+    def end_at(self, moment: float) -> None:
+        """Let the run's time box end at this moment on `time.perf_counter`'s clock."""
+        # processes whose boxes differed would learn at different rates
+        left = self.world.of_first(max(1.0, moment - time.perf_counter()), self.device)
+        self.config = dataclasses.replace(self.config, max_seconds=self.clock.seconds + left)
+        self.clock.config = self.config
 
     # -- the loop
 
