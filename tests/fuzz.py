@@ -111,7 +111,7 @@ def options(rng: np.random.Generator) -> ForecastOptions:
         symmetry=(None, True, False)[rng.integers(3)],
         adjust=(None, True, False)[rng.integers(3)],
         augment=(None, True, False)[rng.integers(3)],
-        nonnegative=bool(rng.integers(4) == 0),
+        nonnegative=(None, True, False)[rng.integers(3)],
         integer=bool(rng.integers(4) == 0),
     )
 

@@ -196,12 +196,32 @@ def test_bad_arguments_are_named(
 
 def test_counts(forecaster: TinyTSM, rng: np.random.Generator) -> None:
     x = rng.poisson(0.7, size=200)
-    plain, mean = forecaster.predict_quantiles([x], 30)
+    plain, mean = forecaster.predict_quantiles([x], 30, nonnegative=False)
     assert isinstance(plain, torch.Tensor) and isinstance(mean, torch.Tensor)
     assert (plain < 0).any()
     counts, cut = forecaster.predict_quantiles([x], 30, nonnegative=True, integer=True)
     assert torch.equal(torch.as_tensor(counts), plain.round().clamp_min(0))
     assert torch.equal(torch.as_tensor(cut), mean.clamp_min(0))
+
+
+def test_zero_is_the_floor_of_what_rests_on_it(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    x = np.abs(rng.normal(size=60))
+    x[[3, 20]] = 0.0
+    rests, above, below = (np.array(x) for _ in range(3))
+    rests[40] = below[40] = 0.0
+    below[50] = -1e-9
+    rests[7] = np.nan
+    item = np.stack([rests, above, below])
+    plain, low = forecaster.predict_quantiles([item, above], 20, nonnegative=False)
+    ruled, mean = forecaster.predict_quantiles([item, above], 20)
+    assert (plain[0] < 0).any((1, 2)).all()
+    # the variate that rests on zero, by itself
+    assert torch.equal(ruled[0][0], plain[0][0].clamp_min(0))
+    assert torch.equal(mean[0][0], low[0][0].clamp_min(0))
+    for a, b in ((ruled[0][1:], plain[0][1:]), (mean[0][1:], low[0][1:]), (ruled[1], plain[1])):
+        assert torch.equal(a, b)
 
 
 def test_a_stream_is_read_as_it_is_taken(forecaster: TinyTSM, series: list[np.ndarray]) -> None:

@@ -66,6 +66,7 @@ def test_flags_say_the_same() -> None:
     assert parsed("--strides", "auto").strides == "auto"
     assert parsed("--no-augment").augment is False
     assert parsed("--adjust").adjust is True
+    assert parsed("--no-nonnegative").nonnegative is False
 
 
 @pytest.mark.parametrize(

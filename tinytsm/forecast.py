@@ -22,6 +22,7 @@ from tinytsm.inputs import Item, as_item, check_length, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
 from tinytsm.quantiles import as_counts, interpolate_levels
+from tinytsm.rows import rests_on_zero
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,15 +190,16 @@ class TinyTSM:
                 forward=forward,
                 strategy=strategy,
             )
+            floors = torch.from_numpy(
+                np.concatenate([_floors(item, options.nonnegative) for item, _ in chunk])
+            )
             quantiles = as_counts(
                 interpolate_levels(torch.cat([q for q, _ in forecasts]), levels),
-                nonnegative=options.nonnegative,
+                nonnegative=floors,
                 integer=options.integer,
             )
             mean = as_counts(
-                torch.cat([m for _, m in forecasts]),
-                nonnegative=options.nonnegative,
-                integer=False,
+                torch.cat([m for _, m in forecasts]), nonnegative=floors, integer=False
             )
             # they hold whole batches, and the next ones are computed before they would be let go
             del forecasts
@@ -310,6 +312,13 @@ class TinyTSM:
         )
         if path.exists() and not replaceable:
             raise ValueError(f"{path} is there and is no checkpoint; name a new folder")
+
+
+def _floors(item: Item, nonnegative: bool | None) -> np.ndarray:
+    """Whether zero is the floor of each variate's forecast (V,): as the option says, or as the history does."""
+    if nonnegative is None:
+        return rests_on_zero(item.values)
+    return np.full(len(item.values), nonnegative)
 
 
 def _pieces(item: Item) -> list[Item]:

@@ -39,7 +39,7 @@ class OptionChanges(TypedDict, total=False):
     symmetry: bool | None
     adjust: bool | None
     augment: bool | None
-    nonnegative: bool
+    nonnegative: bool | None
     integer: bool
     batch_size: int | Literal["auto"]
 
@@ -52,8 +52,8 @@ class ForecastOptions:
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
     series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
     (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
-    (`tinytsm.companions`). nonnegative: no quantile and no mean below 0. integer: quantiles are whole numbers (the mean is
-    not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
+    (`tinytsm.companions`). nonnegative: no quantile and no mean below 0; None for a series that has been 0 several times
+    and never below. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
     takes what suits the device. Either is halved where memory runs out.
     """
 
@@ -62,7 +62,7 @@ class ForecastOptions:
     symmetry: bool | None = None
     adjust: bool | None = None
     augment: bool | None = None
-    nonnegative: bool = False
+    nonnegative: bool | None = None
     integer: bool = False
     batch_size: int | Literal["auto"] = "auto"
 
@@ -139,7 +139,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="forecast beside companions made from the series (default: the effort's)",
     )
-    group.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
+    group.add_argument(
+        "--nonnegative",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="no forecast below zero (default: of series that have been zero several times and never below)",
+    )
     group.add_argument("--integer", action="store_true", help="quantiles in whole numbers")
     group.add_argument(
         "--batch-size",

@@ -88,11 +88,13 @@ def average(members: Sequence[Tensor]) -> Tensor:
     return total.clamp(least, largest)
 
 
-def as_counts(values: Tensor, *, nonnegative: bool, integer: bool) -> Tensor:
-    """Quantiles of max(0, Y), and of Y rounded to whole numbers, from those of Y, in any shape.
+def as_counts(values: Tensor, *, nonnegative: Tensor, integer: bool) -> Tensor:
+    """Quantiles of max(0, Y), and of Y rounded to whole numbers, from those of Y.
 
-    Both maps rise, so the quantile of the mapped value is the mapped quantile, whatever the distribution.
+    values: (R, ...). nonnegative: (R,) bool, the rows to which zero is the floor. Both maps rise, so the quantile of the
+    mapped value is the mapped quantile, whatever the distribution.
     """
     if integer:
         values = values.round()
-    return values.clamp_min(0.0) if nonnegative else values
+    rows = nonnegative.view(-1, *[1] * (values.ndim - 1))
+    return torch.where(rows, values.clamp_min(0.0), values)
