@@ -18,8 +18,8 @@ from typing import NamedTuple
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
 
 BYTES_PER_SECOND = 3.35e12
-# Dense operations a second; float32 in three TF32 products is what the kernels of the head multiply in.
-PEAK = {"bf16": 989e12, "tf32": 494.7e12, "3xtf32": 164.9e12}
+# Dense operations a second.
+PEAK = {"bf16": 989e12, "tf32": 494.7e12}
 
 
 class Part(NamedTuple):
@@ -97,13 +97,13 @@ def parts(
         Part(
             "embedding",
             4 * (patch + 3 * (hidden + d) + 3 * hidden + 3 * (hidden + d)),
-            {"3xtf32": 4.0 * into * (hidden + d), "tf32": 6.0 * hidden * d},
+            {"tf32": 4.0 * into * (hidden + d) + 6.0 * hidden * d},
         ),
         # the outputs are made twice by the kernel, and two library products follow
         Part(
             "head and loss",
             4 * (2 * config.head_rank * (1 + met) + 3 * met * outputs),
-            {"3xtf32": 2 * head, "tf32": 2 * head},
+            {"tf32": 4 * head},
         ),
         # gradient, weight, two moments, average: read, and all but the gradient written, once a step
         Part("optimizer", 4 * 9 * weights / batch_tokens, {}),

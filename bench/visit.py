@@ -5,12 +5,12 @@
     python -m bench.visit --parts training --seconds 500             then train, or go on training
 
 The plan names the runs, which train side by side on the one GPU, and their trainer flags:
-{"runs": {"tiny": ["--preset", "tiny", "--lr", "2e-3"]}}; the time is the visit's. A run that was there before goes on, and
-may be given other flags. First of all the generator and the network are compiled while the kernels' tests run; if a test
+{"runs": {"tiny": ["--preset", "tiny", "--lr", "2e-3"]}}; the time is the visit's. A run that was there before goes on, one
+that was complete with its learning rate raised again, and may be given other flags. First of all the generator and the network are compiled while the kernels' tests run; if a test
 fails or the compiled step is slower than --floor tokens/s, nothing is trained, since a fix is worth more than a bad run.
 Whatever happens, what there is lies under --out: logs, benchmark results and runs; and under --releases a release of each
-run's newest checkpoint, made again with each, so that a machine that is lost takes only the last minute with it. One
-line of JSON comes last.
+run's newest checkpoint, made again with each: where that folder outlives the machine, only what came after the last
+checkpoint (--save-seconds) can be lost. One line of JSON comes last.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def _start_training(visit: Visit, name: str, flags: list[str]) -> subprocess.Pop
     if going and "--init-from" in flags:
         at = flags.index("--init-from")
         flags = flags[:at] + flags[at + 2 :]
-    ends = f"{visit.left - _CLOSING_SECONDS:.0f}"
+    ends = f"{max(1.0, visit.left - _CLOSING_SECONDS):.0f}"
     arguments = [*_TRAIN, *flags, *going, "--out", str(folder), "--end-in", ends]
     return visit.start(f"train-{name}", *arguments)
 
@@ -155,19 +155,19 @@ class _Releases:
     def __init__(self, visit: Visit, folder: Path):
         self.visit, self.folder = visit, folder
         self.made: dict[str, Path] = {}
-        self.making: tuple[str, subprocess.Popen] | None = None
+        self._making: tuple[str, Path, subprocess.Popen] | None = None
 
     def renew(self, name: str) -> None:
         """Start the release of a run, if there is a newer checkpoint and none is being made."""
+        if self._making is not None and self._making[2].poll() is None:
+            return
+        self._wait()
         found = checkpoint.newest(self.visit.out / name)
         if found is None or found == self.made.get(name):
             return
-        if self.making is not None and self.making[1].poll() is None:
-            return
-        self.made[name] = found
         target = str(self.folder / name)
         arguments = ("-m", "tinytsm.export", str(found), target, "--dtype", "bfloat16")
-        self.making = name, self.visit.start(f"export-{name}", *arguments)
+        self._making = name, found, self.visit.start(f"export-{name}", *arguments)
 
     def finish(self, name: str) -> None:
         """The last release of a run."""
@@ -176,10 +176,12 @@ class _Releases:
         self._wait()
 
     def _wait(self) -> None:
-        if self.making is not None:
-            name, process = self.making
-            self.visit.wait(f"export-{name}", process, self.visit.left)
-            self.making = None
+        if self._making is None:
+            return
+        name, found, process = self._making
+        if self.visit.wait(f"export-{name}", process, self.visit.left):
+            self.made[name] = found
+        self._making = None
 
 
 def train(visit: Visit, runs: dict[str, list[str]], releases: Path) -> None:
@@ -194,8 +196,8 @@ def train(visit: Visit, runs: dict[str, list[str]], releases: Path) -> None:
                 continue
             visit.wait(f"train-{name}", process, 0)
             del processes[name]
-            # what fell over goes on from its last checkpoint
-            if code and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
+            # what fell over goes on from its last checkpoint; flags that cannot be will not do better
+            if code not in (0, 2) and visit.left > _CLOSING_SECONDS + _STARTING_SECONDS:
                 processes[name] = _start_training(visit, name, runs[name])
     for name, process in processes.items():
         visit.wait(f"train-{name}", process, 0)

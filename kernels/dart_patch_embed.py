@@ -47,7 +47,8 @@ _DEGENERATE = tl.constexpr(DEGENERATE_ULPS * torch.finfo(torch.float32).eps)
 _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 PATCHES = (16, 32, 64)
-# Tiles by patch length and how the weight is multiplied: the largest that spill no register on any chip of the gate.
+# Tiles by patch length and how the weight is multiplied: the largest that spill no register on any chip of the gate (wider ones
+# of 32 steps in TF32 do not on Hopper, and were slower there).
 # Forward: columns, warps, pipeline stages. Backward: tokens, columns, warps.
 _FORWARD_TILES = {
     (16, "half"): (128, 4, 3), (32, "half"): (128, 4, 3), (64, "half"): (64, 8, 3),

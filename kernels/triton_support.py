@@ -112,7 +112,8 @@ def product_of(dtype: torch.dtype) -> Literal["half", "float32", "tf32"]:
     """How tensors of a dtype are multiplied: float32 as torch's own products are told, to full accuracy or in TF32."""
     if dtype != torch.float32:
         return "half"
-    return "float32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # the older way to ask raises where a caller has used the newer one to tell
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "float32"
 
 
 def processors(device: torch.device) -> int:

@@ -51,6 +51,16 @@ def _seeded(request: pytest.FixtureRequest) -> None:
         torch.manual_seed(_seed(request))
 
 
+@pytest.fixture(autouse=True)
+def _as_precise_as_before() -> Iterator[None]:
+    """A trainer on a GPU tells torch to multiply in TF32, for the process: the next test shall not."""
+    torch = sys.modules.get("torch")
+    before = torch.get_float32_matmul_precision() if torch else None
+    yield
+    if torch and before:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A NumPy generator seeded by the test's name."""
@@ -96,14 +106,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tf32() -> Iterator[None]:
+def tf32() -> None:
     """float32 is multiplied as training multiplies it on a GPU."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
+    # `_as_precise_as_before` takes it back
     torch.set_float32_matmul_precision("high")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture

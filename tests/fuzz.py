@@ -141,6 +141,10 @@ def check_call(
         if chosen.integer:
             assert bool((quantiles == quantiles.round()).all()), "not whole"
         whole = np.asarray(value, float)
+        if chosen.nonnegative is None and not (whole < 0).any() and (whole == 0).sum(-1).min() >= 3:
+            newest = whole[..., -forecaster.context_length :]
+            if (newest == 0).sum(-1).min() >= 3:
+                assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below its floor"
         if whole.ndim == 1 and not np.isnan(whole).all():
             shown = whole[~np.isnan(whole)]
             if (shown == shown[0]).all() and not (chosen.nonnegative or chosen.integer):

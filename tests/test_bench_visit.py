@@ -49,7 +49,7 @@ def test_a_run_is_released_while_it_is_trained(tmp_path: Path, miniature: TinyTS
     one = visit.Visit(tmp_path, 60)
     made = visit._Releases(one, tmp_path / "release")
     made.renew("tiny")
-    assert made.making is None
+    assert made._making is None
     model = miniature.model
     for step in (1, 2):
         folder = tmp_path / "tiny" / "checkpoints" / f"step-{step}"
@@ -57,10 +57,13 @@ def test_a_run_is_released_while_it_is_trained(tmp_path: Path, miniature: TinyTS
         made.finish("tiny")
         assert one.rows["export-tiny"]["outcome"] == "passed"
         assert made.made["tiny"] == folder
-    assert {p.name for p in (tmp_path / "release" / "tiny").iterdir()} >= {
-        "config.json",
-        "card.json",
-    }
+    found = {p.name for p in (tmp_path / "release" / "tiny").iterdir()}
+    assert found >= {"config.json", "card.json"}
+    # one that failed is told from the next run's, and would be made again
+    (tmp_path / "nano" / "checkpoints" / "step-1").mkdir(parents=True)
+    made.renew("nano")
+    made.finish("tiny")
+    assert one.rows["export-nano"]["outcome"] == "exit 2" and "nano" not in made.made
 
 
 @pytest.mark.parametrize(

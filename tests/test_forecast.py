@@ -220,6 +220,7 @@ def test_zero_is_the_floor_of_what_rests_on_it(
     # the variate that rests on zero, by itself
     assert torch.equal(ruled[0][0], plain[0][0].clamp_min(0))
     assert torch.equal(mean[0][0], low[0][0].clamp_min(0))
+    assert not any(bool(q[q == 0].signbit().any()) for q in ruled)
     for a, b in ((ruled[0][1:], plain[0][1:]), (mean[0][1:], low[0][1:]), (ruled[1], plain[1])):
         assert torch.equal(a, b)
 
@@ -247,6 +248,13 @@ def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.G
     # 16 pieces, 62 or 63 variates each: the first does not know of the others
     (piece,), _ = forecaster.predict_quantiles([item[:63]], 3, effort="fast")
     assert torch.equal(quantiles[:63], piece)
+    # a floor is each variate's own, in whichever piece it is
+    item[700] = np.abs(item[700])
+    item[700, ::5] = 0.0
+    (floored,), _ = forecaster.predict_quantiles([item], 3, effort="fast")
+    (plain,), _ = forecaster.predict_quantiles([item], 3, effort="fast", nonnegative=False)
+    plain[700] = plain[700].clamp_min(0)
+    assert torch.equal(floored, plain)
 
 
 def test_a_long_history_is_its_newest_part(forecaster: TinyTSM, rng: np.random.Generator) -> None:

@@ -36,7 +36,7 @@ OPTIONS = st.builds(
     symmetry=st.none() | st.booleans(),
     adjust=st.none() | st.booleans(),
     augment=st.none() | st.booleans(),
-    nonnegative=st.booleans(),
+    nonnegative=st.none() | st.booleans(),
     integer=st.booleans(),
 )
 # any shape that may be a forecaster's input, and many that may not

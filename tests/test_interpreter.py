@@ -21,6 +21,7 @@ FILES = (
     "test_grid_loss.py",
     "test_kernel_training.py",
     "test_memory.py",
+    "test_triton_support.py",
 )
 
 

@@ -73,6 +73,7 @@ def test_flags_say_the_same() -> None:
     ("change", "message"),
     [
         ({"effort": "high"}, "effort must be one of fast, standard, best, got 'high'"),
+        ({"nonnegative": "no"}, "nonnegative must be None, True or False, got 'no'"),
         ({"strides": ()}, "different whole numbers of at least 1, got ()"),
         ({"strides": (2, 2)}, "different whole numbers"),
         ({"strides": (0,)}, "different whole numbers"),

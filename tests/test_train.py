@@ -18,7 +18,7 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from tinytsm import checkpoint, ops, train
+from tinytsm import checkpoint, data, ops, train
 from tinytsm.config import ModelConfig, TrainConfig
 from tinytsm.data import Batch, Plan
 from tinytsm.model import Model
@@ -218,9 +218,10 @@ def test_pieces_make_the_run_that_was_never_stopped(tmp_path: Path, whole_run: P
 
 
 def test_a_run_ends_by_the_clock_with_its_decay(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
+    data.prepare()
     began = time.perf_counter()
     assert train.main([*FLAGS, "--out", str(out), "--end-in", "4", "--decay-fraction", "0.5"]) == 0
     # what it takes to start is a part of it; saving comes after
@@ -228,11 +229,30 @@ def test_a_run_ends_by_the_clock_with_its_decay(
     state = json.loads((checkpoint.resolve(out) / "state.json").read_text())
     assert 0 < state["train"]["max_seconds"] < 4 and state["seconds"] < 5
     rows = list(csv.DictReader((out / "log.csv").read_text().splitlines()))
-    assert float(rows[-1]["lr"]) < 0.2 * max(float(row["lr"]) for row in rows)
-    capsys.readouterr()
-    both = ["--end-in", "4", "--max-seconds", "4"]
-    assert train.main([*FLAGS, "--out", str(tmp_path / "other"), *both]) == 2
-    assert "give --max-seconds or --end-in, not both" in capsys.readouterr().err
+    assert float(rows[-1]["lr"]) < 0.5 * max(float(row["lr"]) for row in rows)
+    # gone on with, it is compiled although its old box is spent, and has a new one
+    compiled: list[Trainer] = []
+    monkeypatch.setattr(Trainer, "compile", lambda trainer: compiled.append(trainer))
+    monkeypatch.setattr(train, "find_compiler", lambda: "c++")
+    assert train.main(["--resume", "--out", str(out), "--end-in", "2", "--compile"]) == 0
+    later = json.loads((checkpoint.resolve(out) / "state.json").read_text())
+    assert len(compiled) == 1 and later["step"] > state["step"]
+    assert state["seconds"] < later["train"]["max_seconds"] < state["seconds"] + 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--end-in", "4", "--max-seconds", "4"), "give --max-seconds or --end-in, not both"),
+        (("--end-in", "0"), "--end-in must be a positive number of seconds, got 0.0"),
+        (("--end-in", "inf"), "--end-in must be a positive number of seconds, got inf"),
+    ],
+)
+def test_an_end_that_cannot_be_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    assert train.main([*FLAGS, "--out", str(tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_release_can_be_trained_on(tmp_path: Path, whole_run: Path) -> None:

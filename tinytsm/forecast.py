@@ -21,8 +21,7 @@ from tinytsm.inference import forecast_items
 from tinytsm.inputs import Item, as_item, check_length, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
-from tinytsm.quantiles import as_counts, interpolate_levels
-from tinytsm.rows import rests_on_zero
+from tinytsm.quantiles import as_counts, interpolate_levels, rests_on_zero
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -318,7 +317,7 @@ def _floors(item: Item, nonnegative: bool | None) -> np.ndarray:
     """Whether zero is the floor of each variate's forecast (V,): as the option says, or as the history does."""
     if nonnegative is None:
         return rests_on_zero(item.values)
-    return np.full(len(item.values), nonnegative)
+    return np.full(len(item.values), bool(nonnegative))
 
 
 def _pieces(item: Item) -> list[Item]:

@@ -52,8 +52,8 @@ class ForecastOptions:
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
     series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
     (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
-    (`tinytsm.companions`). nonnegative: no quantile and no mean below 0; None for a series that has been 0 several times
-    and never below. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
+    (`tinytsm.companions`). nonnegative: no quantile and no mean below 0; None: only of a series that is 0 several times and
+    never below 0 in the history that counts. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
     takes what suits the device. Either is halved where memory runs out.
     """
 
@@ -77,6 +77,8 @@ class ForecastOptions:
                     f"got {self.strides!r}"
                 )
             object.__setattr__(self, "strides", tuple(strides))
+        if self.nonnegative not in (None, True, False):
+            raise ValueError(f"nonnegative must be None, True or False, got {self.nonnegative!r}")
         if self.batch_size != "auto" and not _counts(self.batch_size):
             raise ValueError(
                 f"batch_size must be 'auto' or a whole number of at least 1, got {self.batch_size!r}"

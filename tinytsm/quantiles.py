@@ -10,6 +10,9 @@ from torch import Tensor
 from tinytsm.config import QUANTILES
 
 MEDIAN = len(QUANTILES) // 2
+# Zeros that make zero a floor: more than chance would make, and few enough for a street that is empty at three in the morning
+# now and then. One to ten score alike (docs/ablations.md).
+_ZEROS = 3
 
 
 def interpolate_levels(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
@@ -88,6 +91,14 @@ def average(members: Sequence[Tensor]) -> Tensor:
     return total.clamp(least, largest)
 
 
+def rests_on_zero(values: np.ndarray) -> np.ndarray:
+    """Whether zero is the floor of each row (R,): nothing is below it, and it was met several times, not by chance.
+
+    values: (R, T), NaN where missing.
+    """
+    return ((values == 0.0).sum(1) >= _ZEROS) & ~(values < 0.0).any(1)
+
+
 def as_counts(values: Tensor, *, nonnegative: Tensor, integer: bool) -> Tensor:
     """Quantiles of max(0, Y), and of Y rounded to whole numbers, from those of Y.
 
@@ -97,4 +108,5 @@ def as_counts(values: Tensor, *, nonnegative: Tensor, integer: bool) -> Tensor:
     if integer:
         values = values.round()
     rows = nonnegative.view(-1, *[1] * (values.ndim - 1))
-    return torch.where(rows, values.clamp_min(0.0), values)
+    # adding zero leaves no negative one
+    return torch.where(rows, values.clamp_min(0.0), values) + 0.0

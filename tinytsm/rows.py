@@ -20,8 +20,6 @@ class Centred(NamedTuple):
     resolution: np.ndarray
 
 
-# Zeros that make zero a floor: five or ten score the same, one or two a little better (docs/ablations.md).
-_ZEROS = 3
 # Numbers that are worked on at once: few enough to stay in the cache.
 _NUMBERS_AT_ONCE = 1 << 17
 
@@ -49,14 +47,6 @@ def deviations(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     origin = np.where(shown.any(1), values[np.arange(len(values)), shown.argmax(1)], 0.0)
     half = values / 2 - origin[:, None] / 2
     return origin, half, np.max(np.abs(half), axis=1, initial=0.0, where=shown)
-
-
-def rests_on_zero(values: np.ndarray) -> np.ndarray:
-    """Whether zero is the floor of each row (R,): nothing is below it, and it was met several times, not by chance.
-
-    values: (R, T), NaN where missing.
-    """
-    return ((values == 0.0).sum(1) >= _ZEROS) & ~(values < 0.0).any(1)
 
 
 def centre(values: np.ndarray, eps: np.ndarray) -> Centred:

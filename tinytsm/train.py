@@ -34,7 +34,7 @@ from tinytsm.data import BATCHES_VERSION, GeneratorError
 from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
 
 # Exit codes of sysexits.h: EX_TEMPFAIL of a piece that leaves more to do, EX_SOFTWARE where the device failed.
-GO_ON, _DEVICE_FAILED = 75, 70
+_GO_ON, _DEVICE_FAILED = 75, 70
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -70,7 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--end-in", type=float, metavar="SECONDS",
-        help="instead of --max-seconds: end the run, decay included, so long from now, compilation included",
+        help="instead of --max-seconds: a time box that ends so long from now, compilation included; saving comes after",
     )  # fmt: skip
     add_flags(parser, TrainConfig, title="training")
     add_flags(parser, ModelConfig, title="model (default: the preset's)")
@@ -114,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
             raise ValueError("give --max-seconds or --end-in, not both")
+        if args.end_in is not None and not 0 < args.end_in < math.inf:
+            raise ValueError(f"--end-in must be a positive number of seconds, got {args.end_in}")
         model_config, config, found = settle(args, out)
         device = pick_device(config.device)
         if config.threads:
@@ -128,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         data.prepare()
         if first:
             spent = time.perf_counter() - preparing
-            print(f"prepared in {spent:.0f} s, not counted", file=sys.stderr)
+            print(f"prepared in {spent:.0f} s{_uncounted(args)}", file=sys.stderr)
         trainer = Trainer(model_config, config, out, device=device, world=World.join(device))
         if found is not None:
             trainer.restore(found)
@@ -138,8 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 2
     try:
-        ends = None if args.end_in is None else began + args.end_in
-        return _train(trainer, until=began + args.piece_seconds, ends=ends)
+        return _train(trainer, args, began)
     except (TrainingError, GeneratorError) as error:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 1
@@ -156,8 +157,13 @@ def main(argv: list[str] | None = None) -> int:
             dist.destroy_process_group()
 
 
-def _train(trainer: Trainer, *, until: float, ends: float | None) -> int:
-    """Train until `until`, or, where it is given, with a time box that ends at `ends`; returns the exit code."""
+def _uncounted(args: argparse.Namespace) -> str:
+    """What is said of the seconds before the first step: only a box that ends by the clock counts them."""
+    return ", not counted" if args.end_in is None else ""
+
+
+def _train(trainer: Trainer, args: argparse.Namespace, began: float) -> int:
+    """Compile, train and report; returns the exit code. began: of the process, on `time.perf_counter`'s clock."""
     config, first = trainer.config, trainer.world.rank == 0
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say = tqdm.write if first else lambda text, **_: None
@@ -167,8 +173,11 @@ def _train(trainer: Trainer, *, until: float, ends: float | None) -> int:
         file=sys.stderr,
     )
     say(json.dumps(dataclasses.asdict(trainer.plan.model)), file=sys.stderr)
-    say(json.dumps(dataclasses.asdict(config)), file=sys.stderr)
-    if config.compile and trainer.clock.progress < 1:
+    settings = dataclasses.asdict(config)
+    if args.end_in is not None:
+        settings["max_seconds"] = f"until {args.end_in:g} s after the start"
+    say(json.dumps(settings), file=sys.stderr)
+    if config.compile and (args.end_in is not None or trainer.clock.progress < 1):
         if trainer.device.type == "cpu" and find_compiler() is None:
             say(
                 "no C++ compiler found (g++ or clang++): going on without --compile",
@@ -177,17 +186,17 @@ def _train(trainer: Trainer, *, until: float, ends: float | None) -> int:
         else:
             say("compiling (a minute or two; later runs find it cached) ...", file=sys.stderr)
             trainer.compile()
-            say(f"compiled in {trainer.compile_seconds:.0f} s, not counted", file=sys.stderr)
+            spent = f"{trainer.compile_seconds:.0f} s{_uncounted(args)}"
+            say(f"compiled in {spent}", file=sys.stderr)
 
     def on_signal(number: int, frame: Any) -> None:
         trainer.stop_signal = number
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     trainer.clock.start()
-    if ends is not None:
-        trainer.end_at(ends)
-    config = trainer.config
-    box = config.max_seconds
+    if args.end_in is not None:
+        trainer.end_at(began + args.end_in)
+    box = trainer.config.max_seconds
     bar = None
     if first:
         bar = tqdm(
@@ -196,7 +205,7 @@ def _train(trainer: Trainer, *, until: float, ends: float | None) -> int:
             initial=round(1000 * trainer.clock.progress) if box else trainer.clock.step,
         )
     try:
-        outcome = trainer.run(bar, until=until)
+        outcome = trainer.run(bar, until=began + args.piece_seconds)
     finally:
         if bar is not None:
             bar.close()
@@ -206,7 +215,7 @@ def _train(trainer: Trainer, *, until: float, ends: float | None) -> int:
         _finish(trainer, outcome, parameters)
     if outcome == "stopped":
         return 128 + (trainer.stop_signal or signal.SIGTERM)
-    return GO_ON if outcome == "paused" else 0
+    return _GO_ON if outcome == "paused" else 0
 
 
 def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
