@@ -409,20 +409,22 @@ def test_calibration_is_averaged_over_tasks(folder, model, capsys):
     assert set(calibration) == set(document["summary"]["gift"])
     # every quantile is 3: of 2, 4, 8, 9 and 9, 3, 1 two lie below, one ties, four lie above
     scores = calibration["all"]["scores"]["model"]
-    assert scores["coverage"]["0.1"] == scores["coverage"]["0.975"] == pytest.approx(3 / 7)
+    below = {level: (2 + level) / 7 for level in (*LEVELS, 0.975)}
+    assert [scores["coverage"][str(level)] for level in below] == pytest.approx([*below.values()])
     tie = 1 / 7 / 10
     assert scores["pit"] == pytest.approx([2 / 7 + tie] + 8 * [tie] + [4 / 7 + tie])
-    assert scores["error"] == pytest.approx(np.mean([abs(3 / 7 - level) for level in LEVELS]))
+    assert scores["error"] == pytest.approx(np.mean([abs(below[q] - q) for q in LEVELS]))
     row = next(
         line for line in out.splitlines() if line.startswith("energy and sensors  ") and "%" in line
     )
-    assert row.split()[4:6] == ["0.0", "%"]
+    # .95 of the tie
+    assert row.split()[4:6] == ["13.6", "%"]
 
 
 def test_errors_of_calibration_do_not_cancel_out():
     def entry(shift):
-        coverage = {str(level): level + shift for level in LEVELS}
-        return {"model": {"points": 5, "coverage": coverage, "pit": [0.1] * 10}}
+        below = {str(level): level + shift for level in LEVELS}
+        return {"model": {"points": 5, "below": below, "pit": [0.1] * 10}}
 
     got = scoreboard._calibration([entry(0.05), entry(-0.05)])["scores"]["model"]
     assert got["error"] == pytest.approx(0.05)

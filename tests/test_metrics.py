@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -75,7 +76,25 @@ def test_ties_are_shared_out_over_the_bins_that_they_touch():
     scores = Scores(levels=(0.1, 0.5, 0.9))
     scores.update([[0.0, 1.0]], quantiles=[[[0.0, 0.0, 1.0], [0.0, 0.0, 0.5]]], mean=[[0.0, 0.0]])
     # 0 is anywhere up to the median, in three of four bins; 1 is above all
-    assert scores.result()["pit"] == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    result = scores.result()
+    assert result["pit"] == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    # bins of .1, .4 and .4
+    assert result["below"] == pytest.approx({"0.1": 0.5 / 9, "0.5": 2.5 / 9, "0.9": 0.5})
+    assert result["coverage"] == pytest.approx({"0.1": 0.5, "0.5": 0.5, "0.9": 0.5})
+
+
+def test_forecasts_that_know_how_often_zero_comes_are_calibrated(rng):
+    # zero in 45 of 100 cases, else normal above it: quantiles of just that
+    levels = (*LEVELS, *INTERVAL)
+    y = np.maximum(0.0, rng.normal(NormalDist().inv_cdf(0.55), 1.0, size=(1, 200_000)))
+    centre = NormalDist(NormalDist().inv_cdf(0.55), 1.0)
+    q = np.array([max(0.0, centre.inv_cdf(level)) for level in levels])
+    scores = Scores(levels=levels)
+    scores.update(y, quantiles=np.broadcast_to(q, (*y.shape, len(levels))), mean=0 * y)
+    below = scores.result()["below"]
+    assert all(abs(below[str(level)] - level) < 0.05 for level in levels)
+    assert abs(below["0.9"] - below["0.1"] - 0.8) < 0.02
+    assert scores.result()["coverage"]["0.1"] == pytest.approx(0.45, abs=0.01)
 
 
 def test_a_label_of_zero_is_left_out_of_percentages():
@@ -119,7 +138,7 @@ def test_masked_labels_weigh_nothing(rng):
     masked.update(labels, quantiles=quantiles, mean=quantiles[:, :, 4], seasonal_errors=units)
     expected = cut.result()
     got = masked.result()
-    for key in ("coverage", "pit"):
+    for key in ("coverage", "below", "pit"):
         assert got.pop(key) == pytest.approx(expected.pop(key))
     assert got.pop("msis") is expected.pop("msis") is None
     assert got == pytest.approx(expected)
@@ -144,7 +163,7 @@ def test_streaming_equals_one_shot(cuts):
             seasonal_errors=units[a:b],
         )
     expected, got = whole.result(), pieces.result()
-    for key in ("coverage", "pit"):
+    for key in ("coverage", "below", "pit"):
         assert got.pop(key) == pytest.approx(expected.pop(key), rel=1e-12)
     assert got == pytest.approx(expected, rel=1e-12)
 

@@ -33,7 +33,7 @@ class Backtest:
     forecasts: one row per window and step: id, time stamp, target_name, cutoff (the newest stamp that the forecast
     saw), actual, predictions (the median) and one column per quantile level.
     scores: rows TinyTSM, seasonal naive, relative (their ratio); columns mase, crps (mean weighted quantile loss), mae,
-    mse (of the mean), coverage_80 (share of values inside the 80 % interval), windows.
+    mse (of the mean), coverage_80 (share of values inside the 80 % interval, ties with its ends in part), windows.
     """
 
     forecasts: pd.DataFrame
@@ -223,7 +223,7 @@ def _score_table(ours: metrics.Scores, naive: metrics.Scores, windows: int) -> p
     rows = {}
     for name, total in (("TinyTSM", ours), ("seasonal naive", naive)):
         result = total.result()
-        inside = result["coverage"][str(_HIGH)] - result["coverage"][str(_LOW)]
+        inside = result["below"][str(_HIGH)] - result["below"][str(_LOW)]
         rows[name] = {key: result[key] for key in ("mase", "crps", "mae", "mse")} | {
             "coverage_80": inside,
             "windows": windows,

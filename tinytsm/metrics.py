@@ -147,6 +147,8 @@ class Scores:
         # labels by how many inner quantiles lie below them, and by how many do not lie above
         bins = int(self._inner.sum()) + 1
         self._ranks = np.zeros((bins, bins))
+        # the same of all quantiles
+        self._places = np.zeros((len(self.levels) + 1, len(self.levels) + 1))
 
     def update(
         self,
@@ -193,19 +195,21 @@ class Scores:
                 self._interval.add(*_quotient(_interval_score(y, low, high), unit[:, None], scored))
 
     def _add_levels(self, y: Array, q: Array, seen: NDArray[np.bool_]) -> None:
-        under, up_to = np.zeros(y.shape, np.int64), np.zeros(y.shape, np.int64)
+        under, up_to = np.zeros((2, *y.shape), np.int64), np.zeros((2, *y.shape), np.int64)
         # level by level, so that no temporary is larger than the labels
         for i, level in enumerate(self.levels):
             below = y <= q[:, :, i]
             loss = 2 * np.abs((y - q[:, :, i]) * (below - level))
             self._quantile_loss[i] += loss.sum(where=seen)
             self._covered[i] += (below & seen).sum()
-            if self._inner[i]:
-                under += ~below
-                up_to += y >= q[:, :, i]
-        bins = len(self._ranks)
-        pairs = (under * bins + up_to)[seen]
-        self._ranks += np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
+            above, upon = ~below, y >= q[:, :, i]
+            for which in range(1 + self._inner[i]):
+                under[which] += above
+                up_to[which] += upon
+        for table, first, last in zip((self._places, self._ranks), under, up_to, strict=True):
+            bins = len(table)
+            pairs = (first * bins + last)[seen]
+            table += np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
 
     def result(self) -> dict[str, Any]:
         """The scores of everything fed so far; None for one whose denominator is 0.
@@ -213,9 +217,11 @@ class Scores:
         mase: mean absolute error of the median in seasonal errors. crps: mean over levels of the weighted quantile
         loss. mse: of the mean; mse_median: of the median. mae, mape, smape: of the median. msis: mean interval score
         in seasonal errors, None where the levels lack an end of INTERVAL. mean_absolute_label: what mae and the root
-        of mse are divided by for ND and NRMSE. coverage: share of labels at or below each level. pit: share of labels
-        between one level and the next, from below the lowest to above the highest; a label that ties with quantiles
-        is shared out evenly among the bins that it touches. points: labels scored.
+        of mse are divided by for ND and NRMSE. coverage: share of labels at or below each level, as gluonts has it. below:
+        the same where a label that ties with quantiles, as counts of zero do, is shared out among the bins between
+        levels that it touches, by their width: a level is what it should be, however many tie. pit: share of labels
+        between one level and the next, from below the lowest to above the highest, ties shared out evenly. points:
+        labels scored.
         """
         points = self._label.count
         return {
@@ -232,8 +238,21 @@ class Scores:
                 str(level): _ratio(float(n), points)
                 for level, n in zip(self.levels, self._covered, strict=True)
             },
-            "pit": [_ratio(share, points) for share in _spread_ties(self._ranks)],
+            "below": self._below(points),
+            "pit": [
+                _ratio(share, points)
+                for share in _spread_ties(self._ranks, np.ones(len(self._ranks)))
+            ],
             "points": points,
+        }
+
+    def _below(self, points: int) -> dict[str, float | None]:
+        """Share of labels below each level, ties shared out."""
+        rising = sorted(self.levels)
+        widths = np.diff([0.0, *rising, 1.0])
+        shares = np.cumsum(_spread_ties(self._places, widths))
+        return {
+            str(level): _ratio(float(shares[rising.index(level)]), points) for level in self.levels
         }
 
 
@@ -251,11 +270,13 @@ def _interval_score(y: Array, low: Array, high: Array) -> Array:
     return high - low + price * (np.maximum(low - y, 0) + np.maximum(y - high, 0))
 
 
-def _spread_ties(ranks: Array) -> list[float]:
-    """Labels per bin. ranks: (bins, bins), labels by the first and the last bin that they touch."""
+def _spread_ties(ranks: Array, widths: Array) -> list[float]:
+    """Labels per bin. ranks: (bins, bins), labels by the first and the last bin that they touch. widths: (bins,), by which
+    the labels that touch several are shared out."""
     shares = np.zeros(len(ranks))
     for first, last in zip(*np.nonzero(ranks), strict=True):
-        shares[first : last + 1] += ranks[first, last] / (last + 1 - first)
+        touched = widths[first : last + 1]
+        shares[first : last + 1] += ranks[first, last] * touched / touched.sum()
     return shares.tolist()
 
 

@@ -109,7 +109,7 @@ def _means(
 
 
 def _calibration(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over tasks, by forecaster, of coverage by level and of the histogram `pit`; every task weighs the same.
+    """Means over tasks, by forecaster, of coverage by level (`below`) and of the histogram `pit`; every task weighs the same.
 
     error: mean over tasks and levels of |coverage - level|, so that tasks off to opposite sides do not cancel out.
     """
@@ -118,11 +118,11 @@ def _calibration(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         scored = [s for e in entries if (s := e.get(who)) and s.get("pit") and s["points"]]
         if not scored:
             continue
-        coverage = {k: fmean(s["coverage"][k] for s in scored) for k in scored[0]["coverage"]}
+        coverage = {k: fmean(s["below"][k] for s in scored) for k in scored[0]["below"]}
         columns[who] = {
             "coverage": coverage,
             "pit": [fmean(shares) for shares in zip(*(s["pit"] for s in scored), strict=True)],
-            "error": fmean(abs(s["coverage"][str(q)] - q) for s in scored for q in LEVELS),
+            "error": fmean(abs(s["below"][str(q)] - q) for s in scored for q in LEVELS),
         }
     return {"tasks": len(entries), "scores": columns}
 
