@@ -1,11 +1,11 @@
-"""Tiles of the embedding's and the loss's kernels, timed on a GPU: which to keep is read off, not guessed.
+"""Tiles of the kernels, timed on a GPU: which to keep is read off, not guessed.
 
     python -m bench.tiles                       # nano and tiny, what training multiplies in (TF32)
     python -m bench.tiles --preset nano --seconds 30
     TRITON_INTERPRET=1 TINYTSM_BENCH_TINY=1 python -m bench.tiles    # small and slow, without a GPU: proves that it runs
 
-Each choice is checked first: its largest error against the definition in float64 is printed beside that of the compiled
-definition. Those that do not fit the chip are left out and said so; what a kernel's own table has is marked. Nothing is
+Embedding, loss and causal attention at the shapes of training. A choice for the embedding is checked first: its largest
+error against the definition in float64 is printed beside that of the compiled definition. Those that do not fit the chip are left out and said so; what a kernel's own table has is marked. Nothing is
 started after --seconds. A choice that pays must pass `python -m tinytsm.gate --full` before it goes into a table.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from bench import timing
 from bench.record import TINY, pick_device
 from tinytsm.config import PRESETS, QUANTILES, ModelConfig
-from tinytsm.kernels import dart_patch_embed, grid_loss, reference
+from tinytsm.kernels import attention, causal_attention, dart_patch_embed, grid_loss, reference
 from tinytsm.kernels.triton_support import product_of
 
 Variants = dict[str, Callable[[], Any]]
@@ -140,6 +140,39 @@ def loss(preset: str, config: ModelConfig, device: torch.device) -> None:
     _show(f"{preset} loss, both ways", variants, None, device)
 
 
+def causal(preset: str, config: ModelConfig, device: torch.device) -> None:
+    """Attention over the tokens of whole contexts in bfloat16: whole tiles or streamed blocks, forward and both ways."""
+    generator = torch.Generator(device).manual_seed(0)
+    tokens, width = config.context_patches, config.d_model // config.n_heads
+    shape = (2 if TINY else (1 << 16) // tokens, tokens, 3, 1 if TINY else config.n_heads, width)
+    qkv = torch.randn(shape, device=device, generator=generator).bfloat16().requires_grad_()
+    gain = torch.ones(width, device=device)
+    grad = torch.randn(qkv[:, :, 0].shape, device=device, generator=generator).bfloat16()
+    table, key = attention._table(), (qkv.itemsize, width)
+    own = table[key]
+    choices = {
+        own,
+        own._replace(whole=(0, own.whole[1])),
+        own._replace(whole=(own.whole[0], 0)),
+        own._replace(whole=(0, 0)),
+        own._replace(whole=(0, 0), forward=(64, 64, 4, 1)),
+        own._replace(whole=(0, 0), forward=(64, 64, 4, 3)),
+        own._replace(whole=(0, 0), forward=(64, 32, 4, 2)),
+    }
+
+    def forward() -> Tensor:
+        return causal_attention.causal_attention(qkv, gain, gain)
+
+    def both() -> Tensor:
+        return torch.autograd.grad(forward(), qkv, grad)[0]
+
+    for what, run in (("forward", forward), ("both ways", both)):
+        variants = _choosing(table, key, tuple(sorted(choices)), run)
+        # a name tuple's own text is long
+        short = {name.removeprefix("_Tiles"): call for name, call in variants.items()}
+        _show(f"{preset} attention {what}", short, None, device)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.tiles",
@@ -152,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     end = time.monotonic() + args.seconds
     device = pick_device()
     for preset in args.preset:
-        for part in (embedding, loss):
+        for part in (causal, embedding, loss):
             if time.monotonic() > end:
                 print(f"out of time before {preset} {part.__name__}", file=sys.stderr)
                 return 0

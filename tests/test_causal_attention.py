@@ -139,8 +139,8 @@ def test_sharp_attention(attention_path):
     data = inputs(tokens=40)
     data[1] *= 20
     data[2] *= 20
-    # float32 sums on tensor cores are cut off, not rounded: on an H200 a score of thousands was off by four times as
-    # much as eager's
+    # on an H200 answers from float32 scores of thousands were off by four times as much as eager's: tensor cores cut
+    # sums off, eager rounds them
     check(data, factor=2.0 if DEVICE.type == "cpu" else 8.0)
 
 
