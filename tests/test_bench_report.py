@@ -161,6 +161,8 @@ def test_plots_are_drawn_from_what_is_there(tmp_path):
     record.write(HEAD | {"section": "breakdown", "rows": [part]}, tmp_path)
     line = {"rival": "sdpa", "length": 32, "width": 32, "direction": "forward", "GB/s": 5.0}
     lines = [line, line | {"length": 64}]
+    record.write(HEAD | {"section": "attention", "rows": lines[:1]}, tmp_path)
+    assert "attention.png" not in {path.name for path in plots.draw(tmp_path)}
     record.write(HEAD | {"section": "attention", "rows": lines}, tmp_path)
     drawn = plots.draw(tmp_path)
     assert {path.name for path in drawn} == {"roofline.png", "breakdown.png", "attention.png"}
