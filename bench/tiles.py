@@ -4,9 +4,10 @@
     python -m bench.tiles --preset nano --seconds 30
     TRITON_INTERPRET=1 TINYTSM_BENCH_TINY=1 python -m bench.tiles    # small and slow, without a GPU: proves that it runs
 
-Embedding, loss and causal attention at the shapes of training. A choice for the embedding is checked first: its largest
-error against the definition in float64 is printed beside that of the compiled definition. Those that do not fit the chip are left out and said so; what a kernel's own table has is marked. Nothing is
-started after --seconds. A choice that pays must pass `python -m tinytsm.gate --full` before it goes into a table.
+Embedding, loss and causal attention at the shapes of training. A choice for the embedding is checked first: its
+largest error against the definition in float64 is printed beside that of the compiled definition. Those that do not fit
+the chip are left out and said so; what a kernel's own table has is marked. Nothing is started after --seconds. A choice
+that pays must pass `python -m tinytsm.gate --full` before it goes into a table.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import timing
+from bench import cases, timing
 from bench.record import TINY, pick_device
-from tinytsm.config import PRESETS, QUANTILES, ModelConfig
+from tinytsm.config import PRESETS
 from tinytsm.kernels import attention, causal_attention, dart_patch_embed, grid_loss, reference
 from tinytsm.kernels.triton_support import product_of
 
@@ -68,80 +69,53 @@ def _show(what: str, variants: Variants, truth: Tensor | None, device: torch.dev
         )
 
 
-def embedding(preset: str, config: ModelConfig, device: torch.device) -> None:
-    """Forward and backward of a batch of whole contexts."""
-    generator = torch.Generator(device).manual_seed(0)
-    series = 2 if TINY else (1 << 17) // config.context_patches
-    # hidden and skip of the embedding's MLP
-    columns = 3 * config.d_model
-    x = torch.randn(series, config.context_length, device=device, generator=generator).cumsum(1)
-    resolution = torch.zeros(series, device=device)
-    weight = 0.1 * torch.randn(2 * config.patch + 4, columns, device=device, generator=generator)
-    settings: dict[str, Any] = {
-        "patch": config.patch, "half_life_loc": config.half_life_loc, "half_life_scale": config.half_life_scale,
-    }  # fmt: skip
-    few = [t.double() for t in (x[:64], resolution[:64], weight)]
-    truth = reference.dart_patch_embed(*few, **settings)[0]
-    compiled = torch.compile(
-        reference.dart_patch_embed, dynamic=False, backend="aot_eager" if TINY else "inductor"
-    )
-    key = config.patch, product_of(weight.dtype)
-    variants = {"definition, compiled": lambda: compiled(x, resolution, weight, **settings)[0]}
-    variants |= _choosing(
-        dart_patch_embed._FORWARD_TILES,
-        key,
-        _FORWARD,
-        lambda: dart_patch_embed.dart_patch_embed(x, resolution, weight, **settings)[0],
-    )
-    _show(f"{preset} embedding forward", variants, truth, device)
-    h, loc, scale, _, moves = dart_patch_embed.launch_forward(
-        x, resolution, weight, config.patch, config.half_life_loc, config.half_life_scale, True
-    )
-    grad = torch.randn(h.shape, device=device, generator=generator)
-    variants = _choosing(
-        dart_patch_embed._BACKWARD_TILES,
-        key,
-        _BACKWARD,
-        lambda: dart_patch_embed.launch_backward(x, loc, scale, moves, grad, config.patch),
-    )
-    _show(f"{preset} embedding backward", variants, None, device)
+def embedding(preset: str, device: torch.device) -> None:
+    """The embedding forward, by tiles of its forward kernel, and both ways, by those of its backward kernel."""
+    case, inputs, key = _drawn("dart_patch_embed", preset, device)
+    few = [t.detach().double() for t in (inputs[0][:64], inputs[1][:64], inputs[2])]
+    truth = reference.dart_patch_embed(*few, **case.settings)[0]
+    for direction, table, choices, known in (
+        ("forward", dart_patch_embed._FORWARD_TILES, _FORWARD, truth),
+        ("forward and backward", dart_patch_embed._BACKWARD_TILES, _BACKWARD, None),
+    ):
+        place = PRESETS[preset].patch, key
+        _show(*_contest(case, inputs, direction, table, place, choices), known, device)
 
 
-def loss(preset: str, config: ModelConfig, device: torch.device) -> None:
-    """Forward and backward of a batch of whole contexts."""
-    generator = torch.Generator(device).manual_seed(0)
-    tokens, rank = config.context_patches, config.head_rank
-    series = 2 if TINY else (1 << 16) // tokens
-    horizon, outputs = config.horizon_patches, config.patch * (1 + len(QUANTILES))
+def loss(preset: str, device: torch.device) -> None:
+    """The loss both ways."""
+    case, inputs, key = _drawn("grid_loss", preset, device)
+    contest = _contest(case, inputs, "forward and backward", grid_loss._RANKS, key, _RANKS)
+    _show(*contest, None, device)
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device, generator=generator)
 
-    h = normal(series, tokens, rank).requires_grad_()
-    weight = (normal(horizon, rank, outputs) * rank**-0.5).requires_grad_()
-    rest = (
-        normal(series, tokens + horizon, config.patch),
-        *(torch.full((series, tokens), fill, device=device) for fill in (0.0, 1.0, 1.0)),
-        torch.arange(series, device=device) % 16,
-        torch.tensor(QUANTILES, device=device),
+def _drawn(
+    op: str, preset: str, device: torch.device
+) -> tuple[cases.Case, tuple[Tensor, ...], str]:
+    """An op at a preset's shape, its inputs, and how they are multiplied."""
+    case = cases.case(op, preset, tokens=None, device=device)
+    return case, case.inputs(torch.Generator(device).manual_seed(0)), product_of(case.dtype)
+
+
+def _contest(
+    case: cases.Case, inputs: tuple[Tensor, ...], direction: str,
+    table: dict[Any, Any], key: Any, choices: tuple[Any, ...],
+) -> tuple[str, Variants]:  # fmt: skip
+    """What is timed, and its variants: the compiled definition, and the kernel by each choice for its table."""
+
+    def run(rival: str) -> Callable[[], Tensor]:
+        compute = case.run(cases.implementation(case.op, rival), direction)
+        return lambda: compute(*inputs)[0]
+
+    variants: Variants = {"definition, compiled": run("compiled")}
+    return f"{case.op} {direction} {case.shape}", variants | _choosing(
+        table, key, choices, run("kernel")
     )
 
-    def both(compute: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
-        total, count = compute(h, weight, *rest)
-        return torch.autograd.grad((total / count).mean(), (h, weight))[0]
 
-    compiled = torch.compile(
-        reference.grid_loss, dynamic=False, backend="aot_eager" if TINY else "inductor"
-    )
-    variants: Variants = {"definition, compiled": lambda: both(compiled)}
-    variants |= _choosing(
-        grid_loss._RANKS, product_of(h.dtype), _RANKS, lambda: both(grid_loss.grid_loss)
-    )
-    _show(f"{preset} loss, both ways", variants, None, device)
-
-
-def causal(preset: str, config: ModelConfig, device: torch.device) -> None:
+def causal(preset: str, device: torch.device) -> None:
     """Attention over the tokens of whole contexts in bfloat16: whole tiles or streamed blocks, forward and both ways."""
+    config = PRESETS[preset]
     generator = torch.Generator(device).manual_seed(0)
     tokens, width = config.context_patches, config.d_model // config.n_heads
     shape = (2 if TINY else (1 << 16) // tokens, tokens, 3, 1 if TINY else config.n_heads, width)
@@ -189,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             if time.monotonic() > end:
                 print(f"out of time before {preset} {part.__name__}", file=sys.stderr)
                 return 0
-            part(preset, PRESETS[preset], device)
+            part(preset, device)
     return 0
 
 

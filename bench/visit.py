@@ -5,9 +5,10 @@
     python -m bench.visit --parts training --seconds 500             then train, or go on training
 
 The plan names the runs, which train side by side on the one GPU, and their trainer flags:
-{"runs": {"tiny": ["--preset", "tiny", "--lr", "2e-3"]}}; the time is the visit's. A run that was there before goes on, one
-that was complete with its learning rate raised again, and may be given other flags. First of all the generator and the network are compiled while the kernels' tests run; if a test
-fails or the compiled step is slower than --floor tokens/s, nothing is trained, since a fix is worth more than a bad run.
+{"runs": {"tiny": ["--preset", "tiny", "--lr", "2e-3"]}}; the time is the visit's. A run that was there before goes on,
+one that was complete with its learning rate raised again, and may be given other flags. First of all the generator and
+the network are compiled while the kernels' tests run; if a test fails or the compiled step is slower than --floor
+tokens/s, nothing is trained, since a fix is worth more than a bad run.
 Whatever happens, what there is lies under --out: logs, benchmark results and runs; and under --releases a release of each
 run's newest checkpoint, made again with each: where that folder outlives the machine, only what came after the last
 checkpoint (--save-seconds) can be lost. One line of JSON comes last.

@@ -169,7 +169,7 @@ def _products(name: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _embed(*, tokens: int, patch: int, dtype: str, backward: bool) -> None:
+def _embed(*, tokens: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
     from tinytsm.kernels import dart_patch_embed
 
     series, columns = 256, 384
@@ -177,34 +177,30 @@ def _embed(*, tokens: int, patch: int, dtype: str, backward: bool) -> None:
     if backward:
         frame = torch.empty(series, tokens, device="meta")
         moves = torch.empty(series, tokens, 4, device="meta")
-        grad = torch.empty(series, tokens, columns, dtype=_DTYPES[dtype], device="meta")
-        with _products(dtype):
-            dart_patch_embed.launch_backward(x, frame, frame, moves, grad, patch)
+        grad = torch.empty(series, tokens, columns, dtype=dtype, device="meta")
+        dart_patch_embed.launch_backward(x, frame, frame, moves, grad, patch)
     else:
         resolution = torch.empty(series, device="meta")
-        weight = torch.empty(2 * patch + 4, columns, dtype=_DTYPES[dtype], device="meta")
-        with _products(dtype):
-            dart_patch_embed.launch_forward(x, resolution, weight, patch, 32.0, 512.0, True)
+        weight = torch.empty(2 * patch + 4, columns, dtype=dtype, device="meta")
+        dart_patch_embed.launch_forward(x, resolution, weight, patch, 32.0, 512.0, True)
 
 
-def _loss(*, rank: int, patch: int, dtype: str, backward: bool) -> None:
+def _loss(*, rank: int, patch: int, dtype: torch.dtype, backward: bool) -> None:
     from tinytsm.kernels import grid_loss
 
     # one octave is enough: they share their kernel
     series, tokens, horizon, quantiles = 16, 64, 1, len(QUANTILES)
-    h = torch.empty(series, tokens, rank, dtype=_DTYPES[dtype], device="meta")
-    outputs = patch * (1 + quantiles)
-    weight = torch.empty(horizon, rank, outputs, dtype=_DTYPES[dtype], device="meta")
+    h = torch.empty(series, tokens, rank, dtype=dtype, device="meta")
+    weight = torch.empty(horizon, rank, patch * (1 + quantiles), dtype=dtype, device="meta")
     target = torch.empty(series, tokens + horizon, patch, device="meta")
     frame = torch.empty(series, tokens, device="meta")
     offset = torch.empty(series, dtype=torch.int64, device="meta")
     levels = torch.empty(quantiles, device="meta")
     inputs = (h, weight, target, frame, frame, frame, offset, levels)
-    with _products(dtype):
-        if backward:
-            grid_loss.launch_backward(*inputs, torch.empty(1, device="meta"))
-        else:
-            grid_loss.launch_forward(*inputs)
+    if backward:
+        grid_loss.launch_backward(*inputs, torch.empty(1, device="meta"))
+    else:
+        grid_loss.launch_forward(*inputs)
 
 
 def _attention(
@@ -262,8 +258,9 @@ def cases(*, full: bool) -> Iterator[Case]:
     # embedding and head keep float32 weights, and training multiplies them in TF32; the others are for callers of the ops
     patches = dart_patch_embed.PATCHES if full else sorted({c.patch for c in configs})
     for dtype, patch in itertools.product(_DTYPES if full else ("fp32", "tf32"), patches):
-        embed = functools.partial(_embed, patch=patch, dtype=dtype)
-        loss = functools.partial(_loss, patch=patch, dtype=dtype, rank=64)
+        settings: dict[str, Any] = {"patch": patch, "dtype": _DTYPES[dtype]}
+        embed = functools.partial(_products(dtype)(_embed), **settings)
+        loss = functools.partial(_products(dtype)(_loss), **settings, rank=64)
         # contexts of up to 16 tokens share a tile; longer ones walk through whole tiles
         for tokens in (16, 64):
             launch = functools.partial(embed, tokens=tokens, backward=False)

@@ -144,11 +144,9 @@ class Scores:
         self._quantile_loss = np.zeros(len(self.levels))
         self._covered = np.zeros(len(self.levels))
         self._inner = np.array([level not in INTERVAL for level in self.levels])
-        # labels by how many inner quantiles lie below them, and by how many do not lie above
-        bins = int(self._inner.sum()) + 1
+        # labels by how many quantiles lie below them, and by how many do not lie above
+        bins = len(self.levels) + 1
         self._ranks = np.zeros((bins, bins))
-        # the same of all quantiles
-        self._places = np.zeros((len(self.levels) + 1, len(self.levels) + 1))
 
     def update(
         self,
@@ -195,21 +193,18 @@ class Scores:
                 self._interval.add(*_quotient(_interval_score(y, low, high), unit[:, None], scored))
 
     def _add_levels(self, y: Array, q: Array, seen: NDArray[np.bool_]) -> None:
-        under, up_to = np.zeros((2, *y.shape), np.int64), np.zeros((2, *y.shape), np.int64)
+        under, up_to = np.zeros(y.shape, np.int64), np.zeros(y.shape, np.int64)
         # level by level, so that no temporary is larger than the labels
         for i, level in enumerate(self.levels):
             below = y <= q[:, :, i]
             loss = 2 * np.abs((y - q[:, :, i]) * (below - level))
             self._quantile_loss[i] += loss.sum(where=seen)
             self._covered[i] += (below & seen).sum()
-            above, upon = ~below, y >= q[:, :, i]
-            for which in range(1 + self._inner[i]):
-                under[which] += above
-                up_to[which] += upon
-        for table, first, last in zip((self._places, self._ranks), under, up_to, strict=True):
-            bins = len(table)
-            pairs = (first * bins + last)[seen]
-            table += np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
+            under += ~below
+            up_to += y >= q[:, :, i]
+        bins = len(self._ranks)
+        pairs = (under * bins + up_to)[seen]
+        self._ranks += np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
 
     def result(self) -> dict[str, Any]:
         """The scores of everything fed so far; None for one whose denominator is 0.
@@ -239,10 +234,7 @@ class Scores:
                 for level, n in zip(self.levels, self._covered, strict=True)
             },
             "below": self._below(points),
-            "pit": [
-                _ratio(share, points)
-                for share in _spread_ties(self._ranks, np.ones(len(self._ranks)))
-            ],
+            "pit": self._pit(points),
             "points": points,
         }
 
@@ -250,10 +242,18 @@ class Scores:
         """Share of labels below each level, ties shared out."""
         rising = sorted(self.levels)
         widths = np.diff([0.0, *rising, 1.0])
-        shares = np.cumsum(_spread_ties(self._places, widths))
+        shares = np.cumsum(_spread_ties(self._ranks, widths))
         return {
             str(level): _ratio(float(shares[rising.index(level)]), points) for level in self.levels
         }
+
+    def _pit(self, points: int) -> list[float | None]:
+        """Share of labels in each bin between inner levels, ties shared out evenly."""
+        # the inner bin that each bin is a part of: quantiles rise with their level
+        inner = np.cumsum([0, *(level not in INTERVAL for level in sorted(self.levels))])
+        ranks = np.zeros((inner[-1] + 1, inner[-1] + 1))
+        np.add.at(ranks, (inner[:, None], inner), self._ranks)
+        return [_ratio(share, points) for share in _spread_ties(ranks, np.ones(len(ranks)))]
 
 
 def _quotient(
