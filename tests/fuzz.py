@@ -145,6 +145,9 @@ def check_call(
             newest = whole[..., -forecaster.context_length :]
             if (newest == 0).sum(-1).min() >= 3:
                 assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below its floor"
+                if (whole > 0).any():
+                    low = np.nanmin(whole[whole > 0]) / 2
+                    assert not bool(((quantiles > 0) & (quantiles < low)).any()), "nearly zero"
         if whole.ndim == 1 and not np.isnan(whole).all():
             shown = whole[~np.isnan(whole)]
             if (shown == shown[0]).all() and not (chosen.nonnegative or chosen.integer):

@@ -218,11 +218,38 @@ def test_zero_is_the_floor_of_what_rests_on_it(
     ruled, mean = forecaster.predict_quantiles([item, above], 20)
     assert (plain[0] < 0).any((1, 2)).all()
     # the variate that rests on zero, by itself
-    assert torch.equal(ruled[0][0], plain[0][0].clamp_min(0))
+    least = float(rests[rests > 0].min())
+    assert torch.equal(ruled[0][0], plain[0][0].where(plain[0][0] >= least / 2, 0))
     assert torch.equal(mean[0][0], low[0][0].clamp_min(0))
     assert not any(bool(q[q == 0].signbit().any()) for q in ruled)
     for a, b in ((ruled[0][1:], plain[0][1:]), (mean[0][1:], low[0][1:]), (ruled[1], plain[1])):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("least", [1.0, 40.0])
+def test_no_quantile_is_nearer_to_zero_than_to_anything_seen(
+    forecaster: TinyTSM, rng: np.random.Generator, least: float
+) -> None:
+    x = least * rng.poisson(0.5, size=200)
+    plain, low = forecaster.predict_quantiles([x], 30, nonnegative=False)
+    assert isinstance(plain, torch.Tensor) and isinstance(low, torch.Tensor)
+    between = (plain > 0) & (plain < least / 2)
+    assert between.any()
+    wanted = plain.where(plain >= least / 2, 0)
+    for nonnegative in (None, True):
+        found, mean = forecaster.predict_quantiles([x], 30, nonnegative=nonnegative)
+        assert torch.equal(torch.as_tensor(found), wanted)
+        # a mean is no value that is seen
+        assert torch.equal(torch.as_tensor(mean), low.clamp_min(0))
+    # without zeros nothing is known of what lies between
+    shifted, _ = forecaster.predict_quantiles([x + least], 30, nonnegative=True)
+    free, _ = forecaster.predict_quantiles([x + least], 30, nonnegative=False)
+    assert torch.equal(torch.as_tensor(shifted), torch.as_tensor(free).clamp_min(0))
+
+
+def test_nothing_but_zeros_stays_zero(forecaster: TinyTSM) -> None:
+    quantiles, mean = forecaster.predict_quantiles([np.zeros(50)], 5)
+    assert (torch.as_tensor(quantiles) == 0).all() and (torch.as_tensor(mean) == 0).all()
 
 
 def test_a_stream_is_read_as_it_is_taken(forecaster: TinyTSM, series: list[np.ndarray]) -> None:
@@ -253,7 +280,8 @@ def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.G
     item[700, ::5] = 0.0
     (floored,), _ = forecaster.predict_quantiles([item], 3, effort="fast")
     (plain,), _ = forecaster.predict_quantiles([item], 3, effort="fast", nonnegative=False)
-    plain[700] = plain[700].clamp_min(0)
+    least = item[700][item[700] > 0].min()
+    plain[700] = plain[700].where(plain[700] >= least / 2, 0)
     assert torch.equal(floored, plain)
 
 

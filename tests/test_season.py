@@ -56,10 +56,20 @@ def adjust(values: np.ndarray, length: int, period: int = 0) -> Adjusted | None:
     return season.adjust([values], length, [period])[0]
 
 
-def restored(adjusted: Adjusted, forecast: torch.Tensor) -> torch.Tensor:
+Forecast = tuple[torch.Tensor, torch.Tensor]
+
+
+def restored(adjusted: Adjusted, forecast: Forecast) -> Forecast:
     """A forecast of the adjusted series alone, with its seasons."""
     alone = adjusted._replace(clear=np.ones_like(adjusted.clear))
-    return alone.blend(torch.zeros_like(forecast), forecast)
+    quantiles, mean = forecast
+    return alone.blend((torch.zeros_like(quantiles), torch.zeros_like(mean)), forecast)
+
+
+def certain(line: np.ndarray) -> Forecast:
+    """A forecast (V, H) without any spread."""
+    mean = torch.from_numpy(line)
+    return mean[..., None].expand(-1, -1, 9), mean
 
 
 @pytest.mark.parametrize("length", [1, 30, 400])
@@ -73,8 +83,11 @@ def test_seasons_on_a_line_come_out_and_come_back(length: int, rng: np.random.Ge
     # what is left is the line, up to a level
     rest = adjusted.values[0] - 0.01 * t[:known]
     assert np.ptp(rest) < 0.02 * np.ptp(whole)
-    line = torch.from_numpy(rest.mean() + 0.01 * t[known:])[None]
-    assert_allclose(restored(adjusted, line)[0], whole[known:], atol=0.1)
+    line = certain(rest.mean() + 0.01 * t[None, known:])
+    for found in restored(adjusted, line):
+        assert_allclose(
+            found.reshape(length, -1).T, np.tile(whole[known:], (found[0, 0].numel(), 1)), atol=0.1
+        )
 
 
 def test_a_period_of_no_calendar_is_found_where_it_is_named(rng: np.random.Generator) -> None:
@@ -91,8 +104,8 @@ def test_growing_seasons_are_divided_out(rng: np.random.Generator) -> None:
     whole = 100 * 1.01**t * np.resize(months, 132)
     adjusted = adjust(whole[None, :120], 12)
     assert adjusted is not None and (adjusted.shift == 0).all()
-    growth = torch.from_numpy(adjusted.values[0, -1] * 1.01 ** np.arange(1.0, 13))[None]
-    assert_allclose(restored(adjusted, growth)[0], whole[120:], rtol=0.01)
+    growth = certain(adjusted.values[:, -1:] * 1.01 ** np.arange(1.0, 13))
+    assert_allclose(restored(adjusted, growth)[1][0], whole[120:], rtol=0.01)
     # where values come near zero, logarithms say nothing
     low = adjust(whole[None, :120] - whole.min() + 0.1, 12)
     assert low is not None and (low.scale == 1).all()
@@ -128,9 +141,11 @@ def test_the_largest_and_smallest_numbers(scale: float, rng: np.random.Generator
     adjusted = adjust((x / np.abs(x).max() * scale)[None], 12)
     assert adjusted is not None and np.isfinite(adjusted.values).all()
     assert np.ptp(adjusted.values / scale) < 0.2
-    forecast = torch.from_numpy(adjusted.values[:, -12:, None].repeat(9, 2))
-    back = adjusted.blend(forecast, forecast)
-    assert back.isfinite().all() and (back.diff(dim=-1) >= 0).all()
+    forecast = certain(adjusted.values[:, -12:])
+    wide = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64)[None, None].repeat(1, 12, 1) * scale
+    for quantiles in (forecast[0], wide):
+        back, mean = adjusted.blend(forecast, (quantiles, forecast[1]))
+        assert back.isfinite().all() and (back.diff(dim=-1) >= 0).all() and mean.isfinite().all()
 
 
 def test_each_variate_has_its_own_seasons(rng: np.random.Generator) -> None:
@@ -144,9 +159,55 @@ def test_each_variate_has_its_own_seasons(rng: np.random.Generator) -> None:
     assert np.array_equal(together.values[1], noise) and np.isnan(together.values[2]).all()
     assert together.clear[0, 0] == alone.clear[0, 0] > 0.9 and (together.clear[1:] == 0).all()
     # a variate without seasons keeps its forecast to the bit
-    plain, other = torch.from_numpy(rng.normal(size=(2, 3, 14, 9)))
-    blended = together.blend(plain, other)
-    assert torch.equal(blended[1:], plain[1:]) and not torch.equal(blended[0], plain[0])
+    quantiles = torch.from_numpy(np.sort(rng.normal(size=(2, 3, 14, 9))))
+    plain, other = zip(quantiles, torch.from_numpy(rng.normal(size=(2, 3, 14))), strict=True)
+    for blended, before in zip(together.blend(plain, other), plain, strict=True):
+        assert torch.equal(blended[1:], before[1:]) and not torch.equal(blended[0], before[0])
+
+
+def spreads(x: np.ndarray, period: int) -> np.ndarray:
+    """The spread at each place of a period, place 0 that of the first step ahead, step by step."""
+    newest = x[-16 * period :]
+    shown = np.sort(newest[~np.isnan(newest)])
+    away: list[list[float]] = [[] for _ in range(period)]
+    for t, value in enumerate(newest):
+        if not np.isnan(value):
+            away[(t - len(newest)) % period].append(abs(value - shown[len(shown) // 2]))
+    kept = [sorted(one)[:-1] if len(one) > 2 else one for one in away]
+    usual = np.mean(np.concatenate(kept))
+    found = [(sum(one) / usual + 4) / (len(one) + 4) for one in kept]
+    return np.array(found) / np.mean(found)
+
+
+@pytest.mark.parametrize("period", [2, 7, 24])
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+def test_the_spread_is_what_the_definition_says(
+    period: int, gaps: float, rng: np.random.Generator
+) -> None:
+    for steps in (20 * period + 3, 12 * period, 3 * period + 1):
+        rows = rng.normal(size=(3, steps)) * np.resize(rng.uniform(0.1, 2, period), steps)
+        rows[rng.random(rows.shape) < gaps] = np.nan
+        for row, got in zip(rows, season._spread(rows, period), strict=True):
+            assert_allclose(got, spreads(row, period), rtol=1e-12)
+    assert (season._spread(np.full((1, 5 * period), 3.0), period) == 1).all()
+
+
+def test_where_values_spread_more_the_interval_is_wider(rng: np.random.Generator) -> None:
+    day = 0.2 + np.sin(np.arange(24) / 24 * np.pi) ** 2
+    whole = np.resize(10 * day, 600) + np.resize(day, 600) * rng.normal(size=600)
+    # one outlier by night is not the spread of nights
+    whole[480] += 50
+    adjusted = adjust(whole[None], 48)
+    assert adjusted is not None
+    spread = np.resize(day, 648)[600:] / day.mean()
+    assert np.corrcoef(adjusted.spread[0], spread)[0, 1] > 0.9
+    assert_allclose(adjusted.spread[0], spread, atol=0.6)
+    quantiles = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64)[None, None].repeat(1, 48, 1)
+    mean = torch.full((1, 48), 0.1, dtype=torch.float64)
+    back, middle = restored(adjusted, (quantiles, mean))
+    assert_allclose((back[..., -1] - back[..., 0]) / 2, adjusted.spread, rtol=1e-9)
+    assert_allclose(back[..., 4], adjusted.shift, rtol=1e-9)
+    assert_allclose(middle - back[..., 4], 0.1 * adjusted.spread, rtol=1e-9, atol=1e-12)
 
 
 def test_forecasts_with_and_without_seasons_are_blended(
@@ -160,12 +221,10 @@ def test_forecasts_with_and_without_seasons_are_blended(
         plain = miniature.predict_quantiles([x], 20, effort="fast")
         other = miniature.predict_quantiles(list(adjusted.values), 20, effort="fast")
         found = miniature.predict_quantiles([x], 20, effort="fast", adjust=True)
-        for got, one, two in zip(found, plain, other, strict=True):
-            assert isinstance(two, torch.Tensor)
-            w = adjusted.clear[0, 0]
-            assert_allclose(
-                got, (1 - w) * one + w * restored(adjusted, two), rtol=1e-12, atol=1e-12
-            )
+        w = adjusted.clear[0, 0]
+        seasonal = restored(adjusted, other)
+        for got, one, two in zip(found, plain, seasonal, strict=True):
+            assert_allclose(got, (1 - w) * one + w * two, rtol=1e-12, atol=1e-12)
 
 
 def test_nothing_depends_on_the_items_beside(rng: np.random.Generator) -> None:

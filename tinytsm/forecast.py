@@ -21,7 +21,7 @@ from tinytsm.inference import forecast_items
 from tinytsm.inputs import Item, as_item, check_length, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
-from tinytsm.quantiles import as_counts, interpolate_levels, rests_on_zero
+from tinytsm.quantiles import as_counts, interpolate_levels, zero_below
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,15 +190,18 @@ class TinyTSM:
                 strategy=strategy,
             )
             floors = torch.from_numpy(
-                np.concatenate([_floors(item, options.nonnegative) for item, _ in chunk])
+                np.concatenate([_zero_below(item, options.nonnegative) for item, _ in chunk])
             )
             quantiles = as_counts(
                 interpolate_levels(torch.cat([q for q, _ in forecasts]), levels),
-                nonnegative=floors,
+                zero_below=floors,
                 integer=options.integer,
             )
+            # a mean may be anything above zero
             mean = as_counts(
-                torch.cat([m for _, m in forecasts]), nonnegative=floors, integer=False
+                torch.cat([m for _, m in forecasts]),
+                zero_below=floors.clamp_max(0.0),
+                integer=False,
             )
             # they hold whole batches, and the next ones are computed before they would be let go
             del forecasts
@@ -313,11 +316,12 @@ class TinyTSM:
             raise ValueError(f"{path} is there and is no checkpoint; name a new folder")
 
 
-def _floors(item: Item, nonnegative: bool | None) -> np.ndarray:
-    """Whether zero is the floor of each variate's forecast (V,): as the option says, or as the history does."""
-    if nonnegative is None:
-        return rests_on_zero(item.values)
-    return np.full(len(item.values), bool(nonnegative))
+def _zero_below(item: Item, nonnegative: bool | None) -> np.ndarray:
+    """Below what each variate's forecast is zero (V,), -inf where nothing is: as the option says, or the history."""
+    if nonnegative is False:
+        return np.full(len(item.values), -np.inf)
+    shown = zero_below(item.values)
+    return np.maximum(shown, 0.0) if nonnegative else shown
 
 
 def _pieces(item: Item) -> list[Item]:

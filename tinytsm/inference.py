@@ -99,8 +99,8 @@ def forecast_items(
     cycles += _periods(others, length, config=forward.config, strategy=plain)
     forecasts = _forecast([*items, *others], length, cycles, forward=forward, strategy=plain)
     results, of_others = forecasts[: len(items)], forecasts[len(items) :]
-    for (i, without), (quantiles, mean) in zip(adjusted.items(), of_others, strict=True):
-        results[i] = without.blend(results[i][0], quantiles), without.blend(results[i][1], mean)
+    for (i, without), other in zip(adjusted.items(), of_others, strict=True):
+        results[i] = without.blend(results[i], other)
     return results
 
 

@@ -53,7 +53,8 @@ class ForecastOptions:
     series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
     (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
     (`tinytsm.companions`). nonnegative: no quantile and no mean below 0; None: only of a series that is 0 several times
-    and never below 0 in the history that counts. integer: quantiles are whole numbers (the mean is not). batch_size:
+    and never below 0 in the history that counts; quantiles of such a series that are nearer to 0 than to its least value
+    above are 0. integer: quantiles are whole numbers (the mean is not). batch_size:
     rows computed at once (a row is one variate of one phase of one series, mirrored or not); `auto`
     takes what suits the device. Either is halved where memory runs out.
     """

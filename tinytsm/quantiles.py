@@ -91,22 +91,26 @@ def average(members: Sequence[Tensor]) -> Tensor:
     return total.clamp(least, largest)
 
 
-def rests_on_zero(values: np.ndarray) -> np.ndarray:
-    """Whether zero is the floor of each row (R,): nothing is below it, and it was met several times, not by chance.
+def zero_below(values: np.ndarray) -> np.ndarray:
+    """Below what a forecast of each row is zero (R,), -inf where zero is not its floor: where something is below zero, or it
+    was not met several times. Of a floor, half of the least value above it: what is nearer to zero than to anything that
+    was ever seen above it is zero, as the quantiles of small counts are.
 
     values: (R, T), NaN where missing.
     """
-    return ((values == 0.0).sum(1) >= _ZEROS) & ~(values < 0.0).any(1)
+    rests = ((values == 0.0).sum(1) >= _ZEROS) & ~(values < 0.0).any(1)
+    least = np.min(values, axis=1, where=values > 0.0, initial=np.inf)
+    return np.where(rests, np.where(np.isinf(least), 0.0, least / 2), -np.inf)
 
 
-def as_counts(values: Tensor, *, nonnegative: Tensor, integer: bool) -> Tensor:
-    """Quantiles of max(0, Y), and of Y rounded to whole numbers, from those of Y.
+def as_counts(values: Tensor, *, zero_below: Tensor, integer: bool) -> Tensor:
+    """Quantiles of counts from those of Y: rounded to whole numbers if asked for, and zero below `zero_below`.
 
-    values: (R, ...). nonnegative: (R,) bool, the rows to which zero is the floor. Both maps rise, so the quantile of the
-    mapped value is the mapped quantile, whatever the distribution.
+    values: (R, ...). zero_below: (R,), -inf where nothing is cut. Both maps rise, so the quantile of the mapped value is
+    the mapped quantile, whatever the distribution.
     """
     if integer:
         values = values.round()
-    rows = nonnegative.view(-1, *[1] * (values.ndim - 1))
+    rows = zero_below.view(-1, *[1] * (values.ndim - 1))
     # adding zero leaves no negative one
-    return torch.where(rows, values.clamp_min(0.0), values) + 0.0
+    return torch.where(values < rows, 0.0, values) + 0.0

@@ -4,7 +4,8 @@ Classical decomposition (Hyndman and Athanasopoulos 2021, section 3.4): the tren
 season the mean at each of its places of what the series is above the trend, without the largest and the smallest.
 Several seasons come out one after another, the clearest first, as in MSTL (Bandara, Hyndman and Bergmeir 2021, arXiv
 2107.13462). Each is shrunk towards none by as much of it as noise alone would make (James and Stein; Miller and Williams
-2003, doi:10.1016/S0169-2070(02)00077-8). Letters: V variates, R rows, T steps, H steps ahead.
+2003, doi:10.1016/S0169-2070(02)00077-8). What is left may spread more at some places of a period than at others, a
+street by day than by night; that is measured too. Letters: V variates, R rows, T steps, H steps ahead, Q quantiles.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tinytsm.period import CALENDAR
+from tinytsm.quantiles import MEDIAN
 from tinytsm.rows import alike, deviations
 
 # A season counts where its mean square is this many times what noise alone would make of it (the F statistic).
@@ -23,6 +25,8 @@ _CLEAR = 5.0
 _CYCLES, _SEASONS = 16, 2
 # Values that must be left to judge a season by, after one for each of its places.
 _FREE = 8
+# Values of the usual spread that each place's own are counted with.
+_USUAL = 4.0
 # Smallest season, root mean square over the series' largest deviation: below, it may be rounding.
 _LEAST = 1e-6
 # Where no value is below this share of the mean, seasons are also sought in the logarithms.
@@ -33,24 +37,38 @@ _LARGEST = float(np.finfo(np.float64).max)
 class Adjusted(NamedTuple):
     """A series without its seasons, (V, T), and what brings them back H steps ahead: scale and shift, (V, H) each.
 
-    clear: (V, 1), how clear each variate's seasons are, from 0 where it has none to 1: 1 - 1 / sqrt(F) of the clearest.
+    spread: (V, H), how far values at a step's place of the period spread, relative to the mean over all places. clear: (V,
+    1), how clear each variate's seasons are, from 0 where it has none to 1: 1 - 1 / sqrt(F) of the clearest.
     """
 
     values: np.ndarray
     scale: np.ndarray
     shift: np.ndarray
+    spread: np.ndarray
     clear: np.ndarray
 
-    def blend(self, plain: Tensor, adjusted: Tensor) -> Tensor:
-        """A forecast of the series and one of `values`, (V, H) or (V, H, Q) each, as one: the clearer the seasons, the
-        more of the latter, with the seasons put back. What rises over Q still does."""
-        # of so few numbers NumPy makes several times the speed of PyTorch
-        scale, shift, clear = (
-            of if plain.ndim == 2 else of[..., None] for of in (self.scale, self.shift, self.clear)
+    def blend(
+        self, plain: tuple[Tensor, Tensor], adjusted: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """A forecast of the series and one of `values` as one: the clearer the seasons, the more of the latter, with the
+        seasons put back.
+
+        Each quantiles (V, H, Q), rising, and mean (V, H). What rises over Q still does.
+        """
+        # of so few numbers NumPy makes several times the speed of PyTorch; the mean is one number more beside the quantiles
+        original, without = (
+            np.concatenate((quantiles.numpy(), mean.numpy()[..., None]), -1)
+            for quantiles, mean in (plain, adjusted)
         )
+        scale, shift, spread, clear = (
+            of[..., None] for of in (self.scale, self.shift, self.spread, self.clear)
+        )
+        middle = without[..., MEDIAN, None]
         with np.errstate(over="ignore"):
-            whole = np.clip(adjusted.numpy() * scale + shift, -_LARGEST, _LARGEST)
-        return torch.from_numpy((1.0 - clear) * plain.numpy() + clear * whole)
+            whole = (middle + (without - middle) * spread) * scale + shift
+            whole = np.clip(whole, -_LARGEST, _LARGEST)
+        blended = torch.from_numpy((1.0 - clear) * original + clear * whole)
+        return blended[..., :-1], blended[..., -1]
 
 
 def adjust(
@@ -78,11 +96,14 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     rows, steps = values.shape
     total = steps + length
     scale, shift, f = np.ones((rows, total)), np.zeros((rows, total)), np.zeros(rows)
+    spread = np.ones((rows, length))
     shown = ~np.isnan(values)
     origin, half, largest = deviations(values)
     first, unit = origin[:, None], largest[:, None]
     moving = np.flatnonzero(unit)
-    season, f[moving] = _seasons(half[moving] / unit[moving], periods[moving], total)
+    season, spread[moving], f[moving] = _seasons(
+        half[moving] / unit[moving], periods[moving], length
+    )
     lowest = np.min(values, axis=1, where=shown, initial=np.inf)
     positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
     # what overflows is cut to the largest number; a mean that does is larger than any value
@@ -90,20 +111,27 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         shift[moving] = np.clip(season * unit[moving] * 2, -_LARGEST, _LARGEST)
         mean = np.mean(values[positive], axis=1, where=shown[positive])
     positive = positive[lowest[positive] > _POSITIVE * mean]
-    factor, clearer = _seasons(np.log(values[positive] / first[positive]), periods[positive], total)
-    better = clearer > f[positive]
+    logarithms = np.log(values[positive] / first[positive])
+    factor, *others = _seasons(logarithms, periods[positive], length)
+    better = others[-1] > f[positive]
     positive = positive[better]
-    scale[positive], shift[positive], f[positive] = np.exp(factor[better]), 0.0, clearer[better]
+    scale[positive], shift[positive] = np.exp(factor[better]), 0.0
+    spread[positive], f[positive] = (of[better] for of in others)
     with np.errstate(over="ignore"):
         rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
     clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
-    return Adjusted(rest, scale[:, steps:], shift[:, steps:], clear[:, None])
+    return Adjusted(rest, scale[:, steps:], shift[:, steps:], spread, clear[:, None])
 
 
-def _seasons(x: np.ndarray, periods: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of the seasons of rows x (R, T), at `total` steps from their first, and F of the clearest, 0 for none."""
+def _seasons(
+    x: np.ndarray, periods: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sum of the seasons of rows x (R, T), at their steps and H more, (R, T + H); the spread around them at the steps
+    ahead, (R, H), by the places of the clearest; and F of that one, 0 for none."""
     rows, steps = x.shape
+    total = steps + length
     season, clear, taken = np.zeros((rows, total)), np.zeros(rows), np.zeros(rows, np.int64)
+    spread, first = np.ones((rows, length)), np.zeros(rows, np.int64)
     looking, x = np.arange(rows), x.copy()
     for _ in range(_SEASONS):
         if not len(looking):
@@ -116,10 +144,15 @@ def _seasons(x: np.ndarray, periods: np.ndarray, total: int) -> tuple[np.ndarray
             part = (values[which] * (1.0 - 1.0 / best[which])[:, None])[:, place]
             season[at] += part
             x[at] -= part[:, :steps]
-        clear[looking] = np.where(taken[looking] == 0, best, clear[looking])
+        alone = taken[looking] == 0
+        clear[looking] = np.where(alone, best, clear[looking])
+        first[looking] = np.where(alone, chosen, first[looking])
         taken[looking] = chosen
         looking = looking[chosen > 0]
-    return season, clear
+    for period in np.unique(first[first > 0]):
+        at = np.flatnonzero(first == period)
+        spread[at] = _spread(x[at], period)[:, np.arange(length) % period]
+    return season, spread, clear
 
 
 def _clearest(
@@ -226,3 +259,27 @@ def _values(above: np.ndarray, known: np.ndarray) -> np.ndarray:
     season -= season.sum(1, keepdims=True) / np.maximum(told.sum(1, keepdims=True), 1)
     season[~told] = 0.0
     return np.roll(season, -(above.shape[2] // 2), axis=1)
+
+
+def _spread(rest: np.ndarray, period: int) -> np.ndarray:
+    """How far rows without their seasons (R, T) are from their median at each place of a period, relative to the mean over
+    all places (R, period), place 0 being that of the first step ahead: over the newest periods, without the farthest
+    value of each place where there are three or more."""
+    rows, steps = rest.shape
+    cycles = min(_CYCLES, -(-steps // period))
+    newest = np.full((rows, cycles * period), np.nan)
+    newest[:, -steps:] = rest[:, -cycles * period :]
+    known = ~np.isnan(newest)
+    # missing values are sorted behind all others
+    middle = np.take_along_axis(np.sort(newest, axis=1), known.sum(1, keepdims=True) // 2, 1)
+    away = np.abs(newest - middle, out=np.zeros_like(newest), where=known)
+    away, known = away.reshape(rows, cycles, period), known.reshape(rows, cycles, period)
+    number, total = known.sum(1), away.sum(1)
+    trimmed = number > 2
+    total = np.where(trimmed, total - away.max(1), total)
+    number = np.where(trimmed, number - 1, number)
+    # where nothing spreads, each value counts as usual
+    usual = total.sum(1, keepdims=True) / np.maximum(number.sum(1, keepdims=True), 1)
+    spread = np.divide(total, usual, out=number.astype(np.float64), where=usual > 0.0)
+    spread = (spread + _USUAL) / (number + _USUAL)
+    return spread / spread.mean(1, keepdims=True)
