@@ -99,17 +99,17 @@ class TrainConfig:
         0.0,
         "time box of the whole run, compilation not counted; 0 for none, else steps only bounds",
     )
-    batch_tokens: int = _setting(8192, "tokens of one step, over all processes")
+    batch_tokens: int = _setting(4096, "tokens of one step, over all processes")
     lr: float = _setting(3e-3, "peak learning rate")
     optimizer: str = _setting(
         "muon", "muon: orthogonalised momentum for the blocks' matrices, AdamW for the rest",
         choices=("muon", "adamw"),
     )  # fmt: skip
     weight_decay: float = _setting(0.05, "decoupled weight decay of the matrices")
-    warmup_steps: int = _setting(100, "steps in which the learning rate rises")
+    warmup_steps: int = _setting(200, "steps in which the learning rate rises")
     decay_fraction: float = _setting(0.2, "last part of the run in which the learning rate falls")
     grad_clip: float = _setting(1.0, "largest gradient norm")
-    ema: float = _setting(0.999, "decay of the averaged weights, which are the ones that forecast")
+    ema: float = _setting(0.9995, "decay of the averaged weights, which are the ones that forecast")
     seed: int = _setting(0, "seed of weights and generator")
     mask_share: float = _setting(
         0.25, "share of items of which runs of patches are hidden from the input, short ones aside"
