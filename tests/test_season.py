@@ -219,10 +219,11 @@ def test_forecasts_with_and_without_seasons_are_blended(
         adjusted = adjust(x[None], 20)
         assert adjusted is not None and least < adjusted.clear[0, 0] < most
         plain = miniature.predict_quantiles([x], 20, effort="fast")
-        other = miniature.predict_quantiles(list(adjusted.values), 20, effort="fast")
+        q, m = miniature.predict_quantiles(list(adjusted.values), 20, effort="fast")
+        assert isinstance(q, torch.Tensor) and isinstance(m, torch.Tensor)
         found = miniature.predict_quantiles([x], 20, effort="fast", adjust=True)
         w = adjusted.clear[0, 0]
-        seasonal = restored(adjusted, other)
+        seasonal = restored(adjusted, (q, m))
         for got, one, two in zip(found, plain, seasonal, strict=True):
             assert_allclose(got, (1 - w) * one + w * two, rtol=1e-12, atol=1e-12)
 
