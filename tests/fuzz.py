@@ -145,7 +145,8 @@ def check_call(
             newest = whole[..., -forecaster.context_length :]
             if (newest == 0).sum(-1).min() >= 3:
                 assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below its floor"
-                if (whole > 0).any():
+                share = (newest == 0).sum(-1).min() / whole.shape[-1]
+                if (whole > 0).any() and share >= 1 / 3:
                     low = np.nanmin(whole[whole > 0]) / 2
                     assert not bool(((quantiles > 0) & (quantiles < low)).any()), "nearly zero"
         if whole.ndim == 1 and not np.isnan(whole).all():

@@ -15,7 +15,7 @@ from tinytsm.config import QUANTILES, ModelConfig
 from tinytsm.inputs import as_item
 from tinytsm.model import Model
 from tinytsm.options import MAX_STRIDE
-from tinytsm.quantiles import interpolate_levels
+from tinytsm.quantiles import interpolate_levels, zero_below
 
 SMALL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
@@ -218,8 +218,7 @@ def test_zero_is_the_floor_of_what_rests_on_it(
     ruled, mean = forecaster.predict_quantiles([item, above], 20)
     assert (plain[0] < 0).any((1, 2)).all()
     # the variate that rests on zero, by itself
-    least = float(rests[rests > 0].min())
-    assert torch.equal(ruled[0][0], plain[0][0].where(plain[0][0] >= least / 2, 0))
+    assert torch.equal(ruled[0][0], plain[0][0].clamp_min(0))
     assert torch.equal(mean[0][0], low[0][0].clamp_min(0))
     assert not any(bool(q[q == 0].signbit().any()) for q in ruled)
     for a, b in ((ruled[0][1:], plain[0][1:]), (mean[0][1:], low[0][1:]), (ruled[1], plain[1])):
@@ -236,15 +235,30 @@ def test_no_quantile_is_nearer_to_zero_than_to_anything_seen(
     between = (plain > 0) & (plain < least / 2)
     assert between.any()
     wanted = plain.where(plain >= least / 2, 0)
-    for nonnegative in (None, True):
-        found, mean = forecaster.predict_quantiles([x], 30, nonnegative=nonnegative)
-        assert torch.equal(torch.as_tensor(found), wanted)
-        # a mean is no value that is seen
-        assert torch.equal(torch.as_tensor(mean), low.clamp_min(0))
-    # without zeros nothing is known of what lies between
-    shifted, _ = forecaster.predict_quantiles([x + least], 30, nonnegative=True)
-    free, _ = forecaster.predict_quantiles([x + least], 30, nonnegative=False)
-    assert torch.equal(torch.as_tensor(shifted), torch.as_tensor(free).clamp_min(0))
+    found, mean = forecaster.predict_quantiles([x], 30)
+    assert torch.equal(torch.as_tensor(found), wanted)
+    # a mean is no value that is seen
+    assert torch.equal(torch.as_tensor(mean), low.clamp_min(0))
+    whole, _ = forecaster.predict_quantiles([x], 30, integer=True)
+    assert torch.equal(torch.as_tensor(whole), wanted.round())
+    # who asks for a floor gets a floor
+    floored, _ = forecaster.predict_quantiles([x], 30, nonnegative=True)
+    assert torch.equal(torch.as_tensor(floored), plain.clamp_min(0))
+
+
+def test_below_what_a_forecast_is_zero() -> None:
+    rows = {
+        "counts": ([0, 0, 0, 2, 1, np.nan, 5], 0.5),
+        "a zero now and then": ([0, 3, 4, 0, 5, 6, 3, 0, 2, 7], 0.0),
+        "a third of what is shown": ([0, 0, 0, 4, 4, 4, 4, 4, 4, np.nan], 2.0),
+        "twice by chance": ([0, 1, 0, 1, 1], -np.inf),
+        "something below": ([0, 0, 0, -5e-324, 2], -np.inf),
+        "only zeros": ([0, 0, 0, 0], 0.0),
+        "nothing": ([np.nan] * 4, -np.inf),
+        "the largest": ([0, 0, 0, 1.7e308], 0.85e308),
+    }
+    for name, (values, wanted) in rows.items():
+        assert zero_below(np.array([values], np.float64))[0] == wanted, name
 
 
 def test_nothing_but_zeros_stays_zero(forecaster: TinyTSM) -> None:
@@ -280,8 +294,7 @@ def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.G
     item[700, ::5] = 0.0
     (floored,), _ = forecaster.predict_quantiles([item], 3, effort="fast")
     (plain,), _ = forecaster.predict_quantiles([item], 3, effort="fast", nonnegative=False)
-    least = item[700][item[700] > 0].min()
-    plain[700] = plain[700].where(plain[700] >= least / 2, 0)
+    plain[700] = plain[700].clamp_min(0)
     assert torch.equal(floored, plain)
 
 

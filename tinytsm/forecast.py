@@ -189,18 +189,18 @@ class TinyTSM:
                 forward=forward,
                 strategy=strategy,
             )
-            floors = torch.from_numpy(
+            cut = torch.from_numpy(
                 np.concatenate([_zero_below(item, options.nonnegative) for item, _ in chunk])
             )
             quantiles = as_counts(
                 interpolate_levels(torch.cat([q for q, _ in forecasts]), levels),
-                zero_below=floors,
+                zero_below=cut,
                 integer=options.integer,
             )
-            # a mean may be anything above zero
+            # a mean may be anything from zero up
             mean = as_counts(
                 torch.cat([m for _, m in forecasts]),
-                zero_below=floors.clamp_max(0.0),
+                zero_below=cut.clamp_max(0.0),
                 integer=False,
             )
             # they hold whole batches, and the next ones are computed before they would be let go
@@ -261,11 +261,13 @@ class TinyTSM:
     def anomaly_scores(self, data: Any, **arguments: Any) -> "pd.DataFrame":
         """How unlikely each value was in the light of its own past.
 
-        arguments: of `tinytsm.anomalies.anomaly_scores` and of `ForecastOptions`.
+        arguments: of `tinytsm.anomalies.anomaly_scores` and of `ForecastOptions`; zero is no floor unless `nonnegative` is.
         """
         from tinytsm.anomalies import anomaly_scores
 
         chosen, others = self._apart(arguments)
+        # where all quantiles of a slow week are zero, one sale is as unlikely as a hundred
+        chosen = chosen.with_options(nonnegative=bool(chosen.options.nonnegative))
         return anomaly_scores(chosen, data, **others)
 
     def impute(self, data: Any, **arguments: Any) -> "pd.DataFrame":
@@ -318,10 +320,9 @@ class TinyTSM:
 
 def _zero_below(item: Item, nonnegative: bool | None) -> np.ndarray:
     """Below what each variate's forecast is zero (V,), -inf where nothing is: as the option says, or the history."""
-    if nonnegative is False:
-        return np.full(len(item.values), -np.inf)
-    shown = zero_below(item.values)
-    return np.maximum(shown, 0.0) if nonnegative else shown
+    if nonnegative is None:
+        return zero_below(item.values)
+    return np.full(len(item.values), 0.0 if nonnegative else -np.inf)
 
 
 def _pieces(item: Item) -> list[Item]:

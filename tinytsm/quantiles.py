@@ -13,6 +13,8 @@ MEDIAN = len(QUANTILES) // 2
 # Zeros that make zero a floor: more than chance would make, and few enough for a street that is empty at three in the morning
 # now and then. One to ten score alike (docs/ablations.md).
 _ZEROS = 3
+# Share of zeros from which on what lies between zero and the least value above it is a gap, as in counts, not chance.
+_MANY = 1 / 3
 
 
 def interpolate_levels(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
@@ -92,25 +94,26 @@ def average(members: Sequence[Tensor]) -> Tensor:
 
 
 def zero_below(values: np.ndarray) -> np.ndarray:
-    """Below what a forecast of each row is zero (R,), -inf where zero is not its floor: where something is below zero, or it
-    was not met several times. Of a floor, half of the least value above it: what is nearer to zero than to anything that
-    was ever seen above it is zero, as the quantiles of small counts are.
+    """Below what a forecast of each row is zero (R,): -inf where zero is not its floor, because something is below it or it
+    was not met several times; 0 where it is; and where many values are zero, half of the least value above it. What is
+    nearer to zero than to anything seen above it is zero then, as the quantiles of small counts are.
 
     values: (R, T), NaN where missing.
     """
-    rests = ((values == 0.0).sum(1) >= _ZEROS) & ~(values < 0.0).any(1)
+    zeros = (values == 0.0).sum(1)
+    rests = (zeros >= _ZEROS) & ~(values < 0.0).any(1)
     least = np.min(values, axis=1, where=values > 0.0, initial=np.inf)
-    return np.where(rests, np.where(np.isinf(least), 0.0, least / 2), -np.inf)
+    gap = (zeros >= _MANY * (~np.isnan(values)).sum(1)) & np.isfinite(least)
+    return np.where(rests, np.where(gap, least / 2, 0.0), -np.inf)
 
 
 def as_counts(values: Tensor, *, zero_below: Tensor, integer: bool) -> Tensor:
-    """Quantiles of counts from those of Y: rounded to whole numbers if asked for, and zero below `zero_below`.
+    """Quantiles of counts from those of Y: zero below `zero_below`, and rounded to whole numbers if asked for.
 
     values: (R, ...). zero_below: (R,), -inf where nothing is cut. Both maps rise, so the quantile of the mapped value is
     the mapped quantile, whatever the distribution.
     """
-    if integer:
-        values = values.round()
     rows = zero_below.view(-1, *[1] * (values.ndim - 1))
+    values = torch.where(values < rows, 0.0, values)
     # adding zero leaves no negative one
-    return torch.where(values < rows, 0.0, values) + 0.0
+    return (values.round() if integer else values) + 0.0

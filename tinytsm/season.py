@@ -112,11 +112,11 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         mean = np.mean(values[positive], axis=1, where=shown[positive])
     positive = positive[lowest[positive] > _POSITIVE * mean]
     logarithms = np.log(values[positive] / first[positive])
-    factor, *others = _seasons(logarithms, periods[positive], length)
-    better = others[-1] > f[positive]
+    factor, wide, clearer = _seasons(logarithms, periods[positive], length)
+    better = clearer > f[positive]
     positive = positive[better]
     scale[positive], shift[positive] = np.exp(factor[better]), 0.0
-    spread[positive], f[positive] = (of[better] for of in others)
+    spread[positive], f[positive] = wide[better], clearer[better]
     with np.errstate(over="ignore"):
         rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
     clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
@@ -130,13 +130,15 @@ def _seasons(
     ahead, (R, H), by the places of the clearest; and F of that one, 0 for none."""
     rows, steps = x.shape
     total = steps + length
-    season, clear, taken = np.zeros((rows, total)), np.zeros(rows), np.zeros(rows, np.int64)
-    spread, first = np.ones((rows, length)), np.zeros(rows, np.int64)
-    looking, x = np.arange(rows), x.copy()
-    for _ in range(_SEASONS):
+    season, spread = np.zeros((rows, total)), np.ones((rows, length))
+    clear, leading = np.zeros(rows), np.zeros(rows, np.int64)
+    taken, looking, x = np.zeros(rows, np.int64), np.arange(rows), x.copy()
+    for number in range(_SEASONS):
         if not len(looking):
             break
         best, chosen, values = _clearest(x[looking], periods[looking], taken[looking])
+        if number == 0:
+            clear, leading = best, chosen
         for period in np.unique(chosen[chosen > 0]):
             which = chosen == period
             at = looking[which]
@@ -144,13 +146,10 @@ def _seasons(
             part = (values[which] * (1.0 - 1.0 / best[which])[:, None])[:, place]
             season[at] += part
             x[at] -= part[:, :steps]
-        alone = taken[looking] == 0
-        clear[looking] = np.where(alone, best, clear[looking])
-        first[looking] = np.where(alone, chosen, first[looking])
         taken[looking] = chosen
         looking = looking[chosen > 0]
-    for period in np.unique(first[first > 0]):
-        at = np.flatnonzero(first == period)
+    for period in np.unique(leading[leading > 0]):
+        at = np.flatnonzero(leading == period)
         spread[at] = _spread(x[at], period)[:, np.arange(length) % period]
     return season, spread, clear
 
@@ -262,15 +261,15 @@ def _values(above: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _spread(rest: np.ndarray, period: int) -> np.ndarray:
-    """How far rows without their seasons (R, T) are from their median at each place of a period, relative to the mean over
-    all places (R, period), place 0 being that of the first step ahead: over the newest periods, without the farthest
-    value of each place where there are three or more."""
+    """How far rows without their seasons (R, T) are from their median at each place of a period (R, period), place 0 being
+    that of the first step ahead: the mean distance over the newest periods, without the farthest value of each place
+    where there are three or more, drawn to that of all places, over the mean of the places."""
     rows, steps = rest.shape
     cycles = min(_CYCLES, -(-steps // period))
     newest = np.full((rows, cycles * period), np.nan)
     newest[:, -steps:] = rest[:, -cycles * period :]
     known = ~np.isnan(newest)
-    # missing values are sorted behind all others
+    # missing values are sorted behind all others; of two middle values the upper one
     middle = np.take_along_axis(np.sort(newest, axis=1), known.sum(1, keepdims=True) // 2, 1)
     away = np.abs(newest - middle, out=np.zeros_like(newest), where=known)
     away, known = away.reshape(rows, cycles, period), known.reshape(rows, cycles, period)

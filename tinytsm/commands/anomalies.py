@@ -1,6 +1,7 @@
 """`tinytsm anomalies`: which values were unlikely in the light of what came before them?"""
 
 import argparse
+import dataclasses
 from typing import Any
 
 from tinytsm import options
@@ -15,7 +16,8 @@ examples:
   cat load.csv | tinytsm anomalies - --only --json | jq '.series[].timestamp'
 
 probability is the chance, under the forecast, of a value at least so far out on either side; z is the same as a normal
-score. Values in the first --warmup steps have no score. Scores use the past alone.
+score. Values in the first --warmup steps have no score. Scores use the past alone. Without --nonnegative zero is no floor
+here, whatever the history.
 """
 
 
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
     output, chart = console.check_files(args)
     console.check_device(args.device)
     chosen = console.forecast_options(args)
+    # as `TinyTSM.anomaly_scores` has it: zero is no floor unless asked for
+    chosen = dataclasses.replace(chosen, nonnegative=bool(chosen.nonnegative))
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args)
     planned = len(anomalies.origins(series, step=step, warmup=warmup))
