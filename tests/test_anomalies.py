@@ -76,6 +76,15 @@ def test_frame_of_scores() -> None:
             anomaly_scores(Normal(), values, **wrong)
 
 
+def test_one_sale_in_a_slow_week_is_scored_without_a_floor(miniature: TinyTSM) -> None:
+    sales = np.random.default_rng(3).poisson(0.2, size=120).astype(float)
+    scored = miniature.anomaly_scores(sales)
+    assert scored.equals(miniature.anomaly_scores(sales, nonnegative=False))
+    # where zero is a floor, quantiles lie on it
+    floored = miniature.anomaly_scores(sales, nonnegative=True)
+    assert (floored["0.1"].dropna() >= 0).all() and (scored["0.1"].dropna() < 0).any()
+
+
 def test_scores_are_causal(miniature: TinyTSM) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=160)

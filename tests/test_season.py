@@ -158,6 +158,7 @@ def test_each_variate_has_its_own_seasons(rng: np.random.Generator) -> None:
     assert np.array_equal(together.values[0], alone.values[0])
     assert np.array_equal(together.values[1], noise) and np.isnan(together.values[2]).all()
     assert together.clear[0, 0] == alone.clear[0, 0] > 0.9 and (together.clear[1:] == 0).all()
+    assert np.array_equal(together.spread[0], alone.spread[0]) and (together.spread[1:] == 1).all()
     # a variate without seasons keeps its forecast to the bit
     quantiles = torch.from_numpy(np.sort(rng.normal(size=(2, 3, 14, 9))))
     plain, other = zip(quantiles, torch.from_numpy(rng.normal(size=(2, 3, 14))), strict=True)
@@ -208,6 +209,17 @@ def test_where_values_spread_more_the_interval_is_wider(rng: np.random.Generator
     assert_allclose((back[..., -1] - back[..., 0]) / 2, adjusted.spread, rtol=1e-9)
     assert_allclose(back[..., 4], adjusted.shift, rtol=1e-9)
     assert_allclose(middle - back[..., 4], 0.1 * adjusted.spread, rtol=1e-9, atol=1e-12)
+
+
+def test_one_busy_hour_has_nearly_all_of_the_spread(rng: np.random.Generator) -> None:
+    hour = np.arange(480) % 24
+    x = 10 * np.sin(hour / 24 * 2 * np.pi) + rng.normal(size=480) * np.where(hour == 9, 3.0, 1e-3)
+    for scale, shift in ((1.0, 0.0), (1e-9, 0.0), (-1e6, 3e7)):
+        adjusted = adjust(scale * x[None] + shift, 24)
+        assert adjusted is not None
+        # 15 distances and 4 usual ones at that hour, next to nothing and 4 usual ones at any other
+        assert 15 < adjusted.spread[0, 9] < 20
+        assert (np.delete(adjusted.spread[0], 9) < 0.3).all()
 
 
 def test_forecasts_with_and_without_seasons_are_blended(

@@ -147,7 +147,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--nonnegative",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="no forecast below zero (default: of series that have been zero several times and never below)",
+        help="no forecast below zero, and nothing else (default: as a history has it that was zero several times, never below)",
     )
     group.add_argument("--integer", action="store_true", help="quantiles in whole numbers")
     group.add_argument(
