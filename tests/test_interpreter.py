@@ -43,7 +43,7 @@ def runs(
     """Of each file that is asked for, its run: as many at once as there are cores, up to four."""
     name = test_kernels_in_the_interpreter.__name__
     asked = [
-        item.callspec.params["file"]
+        str(item.callspec.params["file"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == name
     ]
