@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from itertools import islice
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from tinytsm.panel import head_columns, split, stamp_name
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
 from tinytsm.tables import InputError
+
+if TYPE_CHECKING:
+    from tinytsm.forecast import TinyTSM
 
 # forecasts at a time, which bounds the memory
 _AT_ONCE = 256
@@ -72,6 +75,12 @@ def anomaly_scores(
     )
     scored = score(forecaster, series, step=step, warmup=warmup)
     return to_frame(series, scored, layout, threshold=threshold)
+
+
+def unfloored(model: "TinyTSM") -> "TinyTSM":
+    """The model as it scores: zero is no floor unless asked for. Where all quantiles of a slow week are zero, one sale is
+    as unlikely as a hundred."""
+    return model.with_options(nonnegative=bool(model.options.nonnegative))
 
 
 def score(

@@ -263,12 +263,10 @@ class TinyTSM:
 
         arguments: of `tinytsm.anomalies.anomaly_scores` and of `ForecastOptions`; zero is no floor unless `nonnegative` is.
         """
-        from tinytsm.anomalies import anomaly_scores
+        from tinytsm.anomalies import anomaly_scores, unfloored
 
         chosen, others = self._apart(arguments)
-        # where all quantiles of a slow week are zero, one sale is as unlikely as a hundred
-        chosen = chosen.with_options(nonnegative=bool(chosen.options.nonnegative))
-        return anomaly_scores(chosen, data, **others)
+        return anomaly_scores(unfloored(chosen), data, **others)
 
     def impute(self, data: Any, **arguments: Any) -> "pd.DataFrame":
         """Fill missing values from both sides.

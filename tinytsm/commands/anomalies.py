@@ -1,7 +1,6 @@
 """`tinytsm anomalies`: which values were unlikely in the light of what came before them?"""
 
 import argparse
-import dataclasses
 from typing import Any
 
 from tinytsm import options
@@ -62,12 +61,10 @@ def run(args: argparse.Namespace) -> None:
     output, chart = console.check_files(args)
     console.check_device(args.device)
     chosen = console.forecast_options(args)
-    # as `TinyTSM.anomaly_scores` has it: zero is no floor unless asked for
-    chosen = dataclasses.replace(chosen, nonnegative=bool(chosen.nonnegative))
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args)
     planned = len(anomalies.origins(series, step=step, warmup=warmup))
-    forecaster = console.load_model(model, args.device, chosen)
+    forecaster = anomalies.unfloored(console.load_model(model, args.device, chosen))
     with console.progress(planned, "forecast") as advance:
         scored = anomalies.score(forecaster, series, step=step, warmup=warmup, progress=advance)
     table = anomalies.to_frame(series, scored, layout, threshold=threshold)
