@@ -51,16 +51,14 @@ _KINDS = (
 def path_taken(path: str) -> Iterator[None]:
     """Inside, the model computes its ops by this path."""
     with contextlib.ExitStack() as stack:
-        if path == "definitions":
+        if path in ("definitions", "attention"):
             for name in ("dart_patch_embed", "grid_loss"):
                 definition = getattr(reference, name)
                 stack.enter_context(mock.patch.object(ops, name, definition))
+        if path == "definitions":
             # a lone variate attends to no other: attention over time is all there is
             defined = _by_definition(ops.causal_attention)
             stack.enter_context(mock.patch.object(ops, "causal_attention", defined))
-        if path == "kernels":
-            # also where torch.compile would fuse the definitions
-            stack.enter_context(mock.patch.object(ops, "_keeps_kernels", ops._runs_kernels))
         yield
 
 

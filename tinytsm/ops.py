@@ -2,9 +2,8 @@
 
 Signatures are those of `tinytsm.kernels.reference`. On CPU the definitions are called directly, so that the compiler
 can fuse them; where nothing is trained or compiled, as in forecasting, Numba's kernels take the place of those of the
-blocks. The Triton kernels run on CUDA devices, those of embedding and loss outside torch.compile only;
-TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention alone has rivals to choose from, on
-CPU too: `choose_attention` does, for each of its two kinds.
+blocks. The Triton kernels run on CUDA devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests.
+Attention alone has rivals to choose from, on CPU too: `choose_attention` does, for each of its two kinds.
 """
 
 import functools
@@ -89,15 +88,6 @@ def _runs_numba(x: Tensor) -> bool:
     return cpu.supports(x)
 
 
-def _keeps_kernels(x: Tensor) -> bool:
-    """Whether embedding and loss run as kernels: not where torch.compile fuses their definitions, which is faster.
-
-    A step of `tiny`, 65,536 tokens on an H200: eager 98.9 ms by the definitions, 54.8 by kernels; compiled 29.8 and 32.6
-    (bench/results/nvidia-h200).
-    """
-    return _runs_kernels(x) and (_INTERPRETED or not torch.compiler.is_compiling())
-
-
 def dart_patch_embed(
     x: Tensor,
     resolution: Tensor,
@@ -111,7 +101,7 @@ def dart_patch_embed(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`reference.dart_patch_embed`; the kernel gives a gradient to `weight` alone, the series being data."""
     embed: Callable[..., Any]
-    if _keeps_kernels(x) and _embed_kernel.supports(x, weight, patch=patch, norm=norm):
+    if _runs_kernels(x) and _embed_kernel.supports(x, weight, patch=patch, norm=norm):
         embed = _embed_kernel.dart_patch_embed
     elif _runs_numba(x) and weight.dtype == x.dtype and norm == "dart":
         from tinytsm.kernels import cpu
@@ -142,7 +132,7 @@ def grid_loss(
     levels: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """`reference.grid_loss`; the kernel gives gradients to `h` and `weight` alone."""
-    if _keeps_kernels(h) and _loss_kernel.supports(h, weight, target):
+    if _runs_kernels(h) and _loss_kernel.supports(h, weight, target):
         return _loss_kernel.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
     return reference.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
 
