@@ -107,11 +107,18 @@ def parameters(figure: Figure, documents: Sequence[Mapping[str, Any]]) -> None:
             scores = document["summary"]["gift"]["published"]["scores"]["model"]
             at = (document["parameters"] / 1e6, scores[metric])
             axes.scatter(*at, s=26, color="C3")
+            # below, where the published labels, to the right of their points, leave room
             axes.annotate(
-                document["label"], at, (4, 2), textcoords="offset points", fontsize=6, color="C3"
+                document["label"].replace("`", ""),
+                at,
+                (0, -10),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6,
+                color="C3",
             )
         axes.set(xscale="log", xlabel="parameters, millions", title=f"relative {name}")
-        axes.margins(x=0.3)
+        axes.margins(x=0.3, y=0.08)
 
 
 def _drawable(section: str, document: Mapping[str, Any]) -> bool:
