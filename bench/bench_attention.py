@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import timing
-from bench.record import TINY
+from bench.record import TINY, pick_device
 from tinytsm import ops
 from tinytsm.testing import kernel_device
 
-ON_GPU = torch.cuda.is_available()
+ON_GPU = pick_device().type == "cuda"
 TRITON = ["triton"] if ON_GPU or (TINY and kernel_device() is not None) else []
 SDPA = {
     "sdpa-flash": SDPBackend.FLASH_ATTENTION,
@@ -60,7 +60,7 @@ def rival_of(op: str, rival: str, **settings: Any) -> Callable[..., Tensor]:
 
 
 def compare(
-    benchmark: BenchmarkFixture, timed: Callable[..., Any], device: torch.device, op: str, rival: str,
+    timed: Callable[..., Any], device: torch.device, op: str, rival: str,
     shape: tuple[int, ...], dtype: torch.dtype, direction: str, flop: float, **settings: Any,
 ) -> None:  # fmt: skip
     generator = torch.Generator(device).manual_seed(0)
@@ -126,7 +126,7 @@ def bench_causal_attention(
     # two products over the half that is seen
     flop = 2.0 * shape[0] * HEADS * length * length * width
     compare(
-        benchmark, timed, device, "causal_attention", rival, shape, dtype, direction, flop
+        timed, device, "causal_attention", rival, shape, dtype, direction, flop
     )  # fmt: skip
 
 
@@ -145,6 +145,6 @@ def bench_feature_attention(
     shape = (items * variates, tokens, 3, HEADS, width)
     flop = 4.0 * items * tokens * HEADS * variates * variates * width
     compare(
-        benchmark, timed, device, "feature_attention", rival, shape, dtype, direction, flop,
+        timed, device, "feature_attention", rival, shape, dtype, direction, flop,
         variates=variates,
     )  # fmt: skip

@@ -90,13 +90,13 @@ def calls_per_series() -> np.ndarray:
     other = 1 - m.PLAIN_NOISE_SHARE
     composite = season * weight[m.SEASONAL] + trend * weight[m.TREND]
     composite += m.PLAIN_NOISE_SHARE * weight[m.NOISE]
-    # Seven in ten of the parts that wander are processes: generator._composite
-    composite += other * (0.7 * weight[m.PROCESS] + 0.3 * weight[m.SPECTRAL])
+    wander = m.PROCESS_SHARE * weight[m.PROCESS] + (1 - m.PROCESS_SHARE) * weight[m.SPECTRAL]
+    composite += other * wander
     # Of LENGTH steps and more none is drawn as short
     share = m.COMPOSITE_SHARES[0]
     lane = share * composite + (1 - share) * weight[m.WHOLE]
-    # One parent in seven of ten mixups, else two
-    return lane * (1 + m.MIXUP_SHARE * 1.3)
+    # One parent or two
+    return lane * (1 + m.MIXUP_SHARE * (2 - m.ONE_PARENT_SHARE))
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,8 @@ def bench_family(benchmark: BenchmarkFixture, name: str, series_seconds: float) 
             generator.sample_family(name, 1, index, LENGTH)
 
     points = rate(benchmark, run, ITEMS * LENGTH)
+    once, again = (generator.sample_family(name, 1, 0, LENGTH) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
     calls = float(calls_per_series()[generator.families().index(name)])
     figures = {
         "Mpoints/s": points,
@@ -270,7 +272,7 @@ def _turns_beside(work: Callable[[], object], seconds: float) -> float:
 
 
 def bench_lock(benchmark: BenchmarkFixture) -> None:
-    """The interpreter's lock: a counting loop beside a thread that fills training batches loses no turns by it.
+    """The interpreter's lock: which turns a counting loop loses by it to a thread that fills training batches.
 
     The yardstick is a thread that hashes a large buffer, which takes a core as well but never the lock.
     """

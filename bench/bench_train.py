@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch._inductor.utils import fresh_cache
 from torch.utils.benchmark import Timer
 
-from bench.record import TINY
+from bench.record import TINY, pick_device
 from bench.step import path_taken
 from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
@@ -27,7 +27,7 @@ from tinytsm.data import Batch
 from tinytsm.kernels import reference
 from tinytsm.trainer import Trainer, find_compiler
 
-ON_GPU = torch.cuda.is_available()
+ON_GPU = pick_device().type == "cuda"
 # the compiler's own tracing
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"

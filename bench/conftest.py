@@ -216,7 +216,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             lines, compared = lines + fallen, compared + count
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.write_line(f"\n{compared} ratios compared with the committed results")
+        if compared or lines:
+            reporter.write_line(f"\n{compared} ratios compared with the committed results")
+        else:
+            reporter.write_line("\nno ratio of this machine is committed: nothing to compare with")
         for line in lines:
             reporter.write_line(f"fell: {line}", red=True)
     if lines:

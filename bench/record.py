@@ -197,13 +197,19 @@ def regressions(
 ) -> tuple[list[str], int]:
     """Which ratios have fallen, one line each, and how many could be compared.
 
-    Ratios of paired rounds are compared, never times: a busy or slower machine slows both sides of a ratio.
+    Ratios of paired rounds are compared, never times: a busy or slower machine slows both sides of a ratio. One that is
+    withheld now has fallen.
     """
     known = {row["name"]: row for row in before if "ratio" in row}
     lines, compared = [], 0
     for row in now:
         old = known.get(row["name"])
-        if old is None or "ratio" not in row:
+        if old is None:
+            continue
+        if "ratio" not in row:
+            lines.append(
+                f"{row['name']}: {row.get('withheld', 'none')}, committed {old['ratio']:.2f}"
+            )
             continue
         compared += 1
         apart = row["ratio_high"] < old["ratio_low"]

@@ -16,6 +16,7 @@ import sys
 from typing import NamedTuple
 
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
+from tinytsm.kernels import reference
 
 BYTES_PER_SECOND = 3.35e12
 # Dense operations a second.
@@ -77,11 +78,7 @@ def parts(
     time = sum(LAYER_PATTERN[i % len(LAYER_PATTERN)] == "time" for i in range(layers))
     into, hidden, outputs = 2 * patch + 4, 2 * d, patch * (1 + len(QUANTILES))
     # horizon patches that a token meets on the coarse grid
-    met, first, stride = 0.0, 0, 1
-    while first < config.horizon_patches:
-        last = min(max(1, 2 * first), config.horizon_patches)
-        met += (last - first) / stride
-        first, stride = last, min(2 * stride, 16)
+    met = sum(len(ks) / stride for ks, stride in reference.octaves(config.horizon_patches))
     head = 2.0 * met * config.head_rank * outputs
     weights = layers * (4 * d * d + 3 * d * f) + into * (hidden + d) + hidden * d
     weights += d * config.head_rank + config.horizon_patches * config.head_rank * outputs

@@ -40,7 +40,8 @@ PATHS = ("definitions", "shipped", "compiled")
 _KINDS = (
     ("embedding", r"embed"),
     ("loss", r"grid_loss|pinball"),
-    ("attention", r"attention|attn|flash|fmha|sdpa"),
+    # the project's own are whole tiles and streams
+    ("attention", r"attention|attn|flash|fmha|sdpa|whole_(for|back)ward|stream_(for|back)ward"),
     ("matmul", r"gemm|matmul|nvjet|cutlass|cublas|mm\b|addmm|bmm|einsum|linear|mkldnn"),
     ("copies", r"memcpy|memset|copy_|clone|contiguous|cat\b"),
     ("pointwise and norms", r"triton_|cpp_fused|elementwise|vectorized|reduce|aten::"),

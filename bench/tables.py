@@ -13,14 +13,14 @@ Document = Mapping[str, Any]
 # Heading, key of the row, and how its value is written.
 Column = tuple[str, str, Callable[[Any], str]]
 
-# Which published models stand beside ours, as GIFT-Eval names them: size, and what their makers say of the training.
+# Which published models stand beside ours, as GIFT-Eval names them: their name, and what their makers say of the training.
 _PUBLISHED = {
-    "chronos_bolt_small": ("Chronos-Bolt-small", "48 M", "real and synthetic"),
-    "TempoPFN": ("TempoPFN", "38 M", "synthetic"),
-    "Toto-2.0-4m": ("Toto-2.0-4m", "4 M", "real and synthetic"),
-    "TiRex": ("TiRex", "35 M", "real and synthetic"),
-    "chronos-2-synth": ("Chronos-2, synthetic", "120 M", "synthetic"),
-    "FlowState-r1.1": ("FlowState-r1.1", "under 25 M", "real and synthetic"),
+    "chronos_bolt_small": ("Chronos-Bolt-small", "real and synthetic"),
+    "TempoPFN": ("TempoPFN", "synthetic"),
+    "Toto-2.0-4m": ("Toto-2.0-4m", "real and synthetic"),
+    "TiRex": ("TiRex", "real and synthetic"),
+    "chronos-2-synth": ("Chronos-2, synthetic", "synthetic"),
+    "FlowState-r1.1": ("FlowState-r1.1", "real and synthetic"),
 }
 # Millions of parameters of published models, as their makers state them.
 PUBLISHED_MILLIONS = {
@@ -90,7 +90,7 @@ def times(value: float) -> str:
 
 
 def score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+    return "" if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -223,12 +223,13 @@ def accuracy(documents: Sequence[Document]) -> str:
         if name != "model":
             rows.append({"model": name, "trained": "each series"} | _of_groups(gift, name))
     shown = summary.get("published", {"scores": {}})["scores"]
-    for name, (title, size, trained) in _PUBLISHED.items():
+    for name, (title, trained) in _PUBLISHED.items():
         if name in shown:
+            millions = PUBLISHED_MILLIONS.get(name)
             rows.append(
                 {
                     "model": f"{title}, published",
-                    "parameters": size,
+                    "parameters": f"{millions} M" if millions else "under 25 M",
                     "trained": trained,
                     "published": shown[name],
                 }

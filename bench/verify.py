@@ -17,6 +17,16 @@ VERDICTS = "TINYTSM_BENCH_VERDICTS"
 _SECONDS = 300
 
 
+def verdict(code: int | None, output: str) -> str:
+    """What pytest's exit code, None where it was stopped, and output say: `passed`, `failed`, `skipped`, `out of time`."""
+    if code is None:
+        return "out of time"
+    if code:
+        return "failed"
+    # a file whose tests were all skipped exits with 0 as well, and proves nothing
+    return "passed" if re.search(r"\b[1-9]\d* passed\b", output) else "skipped"
+
+
 @functools.cache
 def tests_of(op: str) -> str:
     """`passed`, `failed`, `skipped`, `out of time`, or `absent` where there is no tests/test_<op>.py."""
@@ -34,8 +44,5 @@ def tests_of(op: str) -> str:
             command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
-        return "out of time"
-    if done.returncode:
-        return "failed"
-    # a file whose tests were all skipped exits with 0 as well, and proves nothing
-    return "passed" if re.search(r"\b[1-9]\d* passed\b", done.stdout) else "skipped"
+        return verdict(None, "")
+    return verdict(done.returncode, done.stdout)

@@ -97,7 +97,7 @@ def _composite(rng, out, part, trace):
                 out[t] += excursion * part[t]
     if philox.bernoulli(rng, mixture.PLAIN_NOISE_SHARE):
         code = _fill_part(mixture.NOISE, rng, part, trace)
-    elif philox.bernoulli(rng, 0.7):
+    elif philox.bernoulli(rng, mixture.PROCESS_SHARE):
         code = _fill_part(mixture.PROCESS, rng, part, trace)
     else:
         code = _fill_part(mixture.SPECTRAL, rng, part, trace)
@@ -251,7 +251,7 @@ def make_item(seed, index, out, trace):
         properties[v] = _lane(seed, index, lane, kind, out[v], part, trace)
         mixing = philox.stream(seed, index, lane + _FINISH)
         if philox.bernoulli(mixing, mixture.MIXUP_SHARE):
-            parents = 1 if philox.bernoulli(mixing, 0.7) else 2
+            parents = 1 if philox.bernoulli(mixing, mixture.ONE_PARENT_SHARE) else 2
             for p in range(1, parents + 1):
                 other = _lane(seed, index, lane + p * _LANE_STRIDE, kind, parent, part, trace)
                 augment.mixup(mixing, out[v], parent)

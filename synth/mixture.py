@@ -117,13 +117,14 @@ FAMILIES = (
     Family("records.business_cycle", RECORD, 1.8, True, "booms and slumps; Harvey 1989"),
 )
 
-MIXUP_SHARE = 0.15
+# Mixups, and those of them with one parent, not two
+MIXUP_SHARE, ONE_PARENT_SHARE = 0.15, 0.7
 # Parts of a composite. Most real series are a season and something else
 SEASON_SHARE = 0.85
 SECOND_SEASON_SHARE = 0.2
 TREND_SHARE = 0.55
-# Noise is one of the noise families, else a process or a spectral draw
-PLAIN_NOISE_SHARE = 0.6
+# Noise is one of the noise families, else a process (so often) or a spectral draw
+PLAIN_NOISE_SHARE, PROCESS_SHARE = 0.6, 0.7
 # Noise over season: low (.4 of composites, as Cascade), middling, dominant
 NOISE_LEVELS = ((0.40, 0.02, 0.12), (0.45, 0.12, 0.8), (0.15, 0.8, 4.0))
 # Total excursion of the trend over the season's standard deviation: N(0, .4) or N(0, 2.5); Cascade

@@ -69,7 +69,7 @@ def test_a_ratio_that_fell_is_named(now, fell):
 
 def test_only_ratios_of_the_same_benchmark_are_compared():
     withheld = {"name": "op", "withheld": "tests of op: failed"}
-    assert record.regressions([withheld], [ROW]) == ([], 0)
+    assert record.regressions([withheld], [ROW]) == (["op: tests of op: failed, committed 2.00"], 0)
     assert record.regressions([ROW], [withheld]) == ([], 0)
     assert record.regressions([ROW | {"name": "new"}], [ROW]) == ([], 0)
 

@@ -79,7 +79,9 @@ def test_a_failing_op_withholds_its_own_ratios(
 ) -> None:
     def start(self, name: str, *arguments: str):
         failing = name == failed
-        return start_process(self, name, "-c", f"raise SystemExit({int(failing)})")
+        return start_process(
+            self, name, "-c", f"print('1 passed'); raise SystemExit({int(failing)})"
+        )
 
     start_process = visit.Visit.start
     monkeypatch.setattr(visit.Visit, "start", start)

@@ -164,7 +164,7 @@ def render(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def _parser() -> argparse.ArgumentParser:

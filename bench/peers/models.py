@@ -32,7 +32,7 @@ class Peer:
     """One model to time.
 
     package: what must be installed. build: (context, horizon, device) to the call. longest: its longest context, None
-    for any. gives: point forecasts or quantiles. each: fitted to every series, so timed on `sample` of them.
+    for any. gives: point forecasts or quantiles. sample: of how many series it is timed, None for all.
     """
 
     name: str
