@@ -68,7 +68,7 @@ lint: $(VENV)/.dev  ## style and types only
 bench: $(VENV)/.dev  ## the benchmarks, at full size
 	$(BIN)/python -m pytest bench --benchmark-only
 
-bench-cpu: $(VENV)/.dev  ## the same in 15 minutes, kept under bench/results, and the README's tables made from it
+bench-cpu: $(VENV)/.dev  ## the same in 15 minutes, kept under bench/results, and the pages' tables made from it
 	TINYTSM_BENCH_DEVICE=cpu $(BIN)/python -m pytest bench --benchmark-only --compare \
 	  --minutes 2.8 --save bench/results; s=$$?; $(BIN)/python -m bench.report && exit $$s
 

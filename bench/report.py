@@ -1,4 +1,4 @@
-"""Rebuild every table that is made from results: those of the README, and one report per machine.
+"""Rebuild every table that is made from results: those of the pages, and one report per machine.
 
     python -m bench.report                    README.md, docs, bench/results/*/report.md and their plots
     python -m bench.report --check            write nothing; exit code 1 where a text would change
@@ -23,7 +23,7 @@ from bench import record, tables
 from bench.record import ROOT
 
 # Pages with marked tables.
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/forecasting.md"))
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/forecasting.md", "docs/benchmarks.md"))
 # Sections with one document per model instead of one per machine.
 BY_MODEL = ("accuracy", "ltsf", "strategies")
 # Name of a marked table to the section that it is made from, its function, and what measures it.

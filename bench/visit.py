@@ -105,9 +105,9 @@ def prove(visit: Visit, runs: dict[str, list[str]]) -> bool:
         left = _PROOF_SECONDS - (time.monotonic() - began)
         passed = visit.wait(name, process, left)
         if passed and name.startswith(("tests-", "large-")):
-            found = verify.verdict(0, (visit.out / f"{name}.log").read_text(errors="replace"))
-            visit.rows[name]["outcome"] = found
-            passed = found == "passed"
+            outcome = verify.verdict(0, (visit.out / f"{name}.log").read_text(errors="replace"))
+            visit.rows[name]["outcome"] = outcome
+            passed = outcome == "passed"
         good &= passed or name == "warm-timings"
     # no benchmark need find out again
     verdicts = {}
