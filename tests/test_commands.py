@@ -100,6 +100,27 @@ def test_impute(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["quantile_levels"] == [0.25] and len(document["series"][1]["0.25"]) == 90
 
 
+@pytest.mark.parametrize("command", ["impute", "anomalies", "backtest"])
+def test_csv_keeps_every_bit_of_what_was_observed(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=40)})
+    table["y"] = 1234567890123.0 + 7 * np.arange(40)
+    table.loc[1::2, "y"] += 0.123
+    table.loc[3, "y"] = np.nan
+    table.to_csv("large.csv", index=False)
+    more = ["--horizon", "30", "--windows", "1"] if command == "backtest" else []
+    assert cli.main([command, "large.csv", "--output", "x.csv", *more]) == 0
+    got = pd.read_csv("x.csv", dtype=str)
+    column = got["actual" if command == "backtest" else "value"]
+    wanted = table["y"].iloc[-len(got) :]
+    seen = wanted.notna().to_numpy()
+    assert column[seen].astype(float).tolist() == wanted[seen].tolist()
+    assert column.iloc[-2] == "1234567890389"
+    if command == "impute":
+        assert (got.loc[seen, ["0.1", "0.9"]].to_numpy() == column[seen].to_numpy()[:, None]).all()
+
+
 def test_finetune(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["finetune", "data.csv", "--horizon", "5", "--output"]
     assert cli.main([*flags, "tuned", "--steps", "2", "--batch-size", "4", "--mode", "lora"]) == 0

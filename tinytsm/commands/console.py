@@ -251,9 +251,23 @@ def write_result(
 
 
 def to_csv(table: "pd.DataFrame") -> str:
-    """The table as CSV without its index."""
-    # 12 digits keep what a forecast can mean and drop the noise of binary fractions
-    return str(table.to_csv(index=False, float_format="%.12g", lineterminator="\n"))
+    """The table as CSV without its index: ids and what was observed to the last bit, the rest in 12 digits."""
+    import pandas as pd
+
+    given = {table.columns[0], "value", "actual"}
+    # quantiles of a step that was not filled in are its value
+    observed = ~table.get("imputed", pd.Series(True, table.index))
+    texts = {}
+    for name, column in table.select_dtypes("floating").items():
+        # 12 digits keep what a forecast can mean and drop the noise of binary fractions
+        short = column.map("{:.12g}".format, na_action="ignore")
+        exact = column.map(_exactly, na_action="ignore")
+        texts[name] = exact if name in given else short.mask(observed, exact)
+    return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
+
+
+def _exactly(number: float) -> str:
+    return repr(float(number)).removesuffix(".0")
 
 
 def _series(table: "pd.DataFrame", keys: list[str]) -> list[dict[str, Any]]:
