@@ -44,6 +44,25 @@ def test_ids_stay_text(tmp_path: Path) -> None:
     assert read(tmp_path, "item_id,y\n007,1\n")["item_id"].tolist() == ["007"]
 
 
+@pytest.mark.parametrize(
+    ("header", "named"), [("item_id", None), ("region", "region"), ("r", None)]
+)
+def test_only_an_empty_field_is_a_missing_id(
+    tmp_path: Path, header: str, named: str | None
+) -> None:
+    (tmp_path / "t.csv").write_text(f"y,{header},z\n1,EU,2\n2,NA,\n,null,NA\n3,,nan\n4,UK,\n")
+    frame = read_table(tmp_path / "t.csv", id_column=named)
+    assert frame[header].fillna("missing").tolist() == ["EU", "NA", "null", "missing", "UK"]
+    # words that mean missing still do among numbers, and where one of those is mistyped
+    assert frame["y"].isna().tolist() == [False, False, True, False, False]
+    assert frame["z"].isna().tolist() == [False, True, True, True, True]
+    assert read(tmp_path, "y,a\n1,b\nx,b\nn/a,b\n4,b\n")["y"].isna().sum() == 1
+
+
+def test_one_series_may_be_called_na(tmp_path: Path) -> None:
+    assert read(tmp_path, "id,y\nNA,1\nNA,2\n")["id"].tolist() == ["NA", "NA"]
+
+
 def test_what_other_programs_leave_is_dropped(tmp_path: Path) -> None:
     assert list(read(tmp_path, ",ds,y,\n0,2024-01-01,1,\n1,2024-01-02,2,\n")) == ["ds", "y"]
     assert list(read(tmp_path, ",y\n2024-01-01,1\n2024-01-02,2\n")) == ["timestamp", "y"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tinytsm.tables import ID_NAMES, InputError
+from tinytsm.tables import ID_NAMES, InputError, is_text
 from tinytsm.timeline import looks_like_dates
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
@@ -94,7 +94,7 @@ def _find_ids(
             return named
         notes.append(f"column {str(named)!r} differs in every row: row numbers, left out")
         free.remove(named)
-    texts = [c for c in free if _is_text(df[c])]
+    texts = [c for c in free if is_text(df[c])]
     if timestamp_column is None or not df[timestamp_column].duplicated().any() or not texts:
         return None
     if len(texts) > 1:
@@ -106,22 +106,12 @@ def _find_ids(
     return texts[0]
 
 
-def _is_text(column: pd.Series) -> bool:
-    """Whether a column holds words; a number column with a few typing errors does not."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return True
-    if pd.api.types.is_numeric_dtype(column) or column.dtype.kind in "mM":
-        return False
-    given = column.dropna()
-    return len(given) > 0 and 2 * pd.to_numeric(given, errors="coerce").notna().sum() < len(given)
-
-
 def _find_targets(
     df: pd.DataFrame, free: list[str], id_column: str | None, notes: list[str]
 ) -> tuple[str, ...]:
     if id_column is not None and (named := _named(free, _TARGET_NAMES)) is not None:
         return (named,)
-    unused = [c for c in free if _is_text(df[c]) or looks_like_dates(df[c])]
+    unused = [c for c in free if is_text(df[c]) or looks_like_dates(df[c])]
     targets = tuple(c for c in free if c not in unused)
     if not targets:
         if unused:

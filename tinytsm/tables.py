@@ -5,6 +5,7 @@ file, both from 1), so that every later complaint can name it. Files are written
 """
 
 import csv
+import functools
 import io
 import os
 import sys
@@ -30,7 +31,8 @@ def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFram
 
     path: CSV in UTF-8 with a header line, separated by comma, semicolon, tab or bar; Parquet is known by its
         first bytes or its extension.
-    id_column: kept as text, like the usual names of one, so that 007 stays 007.
+    id_column: kept as text, like the usual names of one, so that 007 stays 007. In a column of words only an empty field
+        is missing.
     Returns a frame with one row per record; its index, named "line" or "row", is the place in the source.
     Raises InputError for whatever is not a table.
     """
@@ -95,28 +97,50 @@ def _records(text: str, delimiter: str, name: str) -> Iterator[tuple[int, list[s
         raise InputError(f"{name}, line {line}: not a readable CSV record ({error})") from None
 
 
+def is_text(column: pd.Series) -> bool:
+    """Whether a column holds words; a number column with a few typing errors does not."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return True
+    if pd.api.types.is_numeric_dtype(column) or column.dtype.kind in "mM":
+        return False
+    given = column.dropna()
+    return len(given) > 0 and 2 * pd.to_numeric(given, errors="coerce").notna().sum() < len(given)
+
+
 def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
     first = next(line for line in text.split("\n") if line.strip())
     delimiter = max(_DELIMITERS, key=first.count)
     header_line, header = next(_records(text, delimiter, name))
     names = _column_names(header, f"{name}, line {header_line}")
-    as_text = {c: str for c in names if c == id_column or c.lower() in ID_NAMES}
+    as_text = [c for c in names if c == id_column or c.lower() in ID_NAMES]
     try:
         with warnings.catch_warnings():
             # pandas only warns where every record is longer than the header
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # exact from pandas 3.1 on, where the argument only warns; before, the default loses last bits
             warnings.simplefilter("ignore", DeprecationWarning)
-            frame = pd.read_csv(
-                io.StringIO(text),
+            read = functools.partial(
+                pd.read_csv,
                 sep=delimiter,
                 header=0,
                 names=names,
                 index_col=False,
-                dtype=as_text,
                 low_memory=False,
                 float_precision="round_trip",
             )
+            frame = read(io.StringIO(text), dtype=dict.fromkeys(as_text, str))
+            # NA, None and null mean missing among numbers, and are names among names
+            words = [
+                c for c in names if frame[c].isna().any() and (c in as_text or is_text(frame[c]))
+            ]
+            if words:
+                frame[words] = read(
+                    io.StringIO(text),
+                    usecols=words,
+                    dtype=str,
+                    keep_default_na=False,
+                    na_values=[""],
+                )
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         _check_widths(text, delimiter, len(header), name)
         reason = str(error).strip().split("\n")[0]
