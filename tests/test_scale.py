@@ -89,6 +89,43 @@ def test_a_bad_series_costs_no_other(worker: scale.BlockForecaster, miniature: T
     pd.testing.assert_frame_equal(rest, wanted, check_dtype=False)
 
 
+@pytest.mark.parametrize("ids", [["s1"], ["s0", "s1", "s2"]])
+def test_rows_without_an_id_are_one_bad_series(
+    worker: scale.BlockForecaster, ids: list[str]
+) -> None:
+    table = panel(3, 30)
+    table["shop"] = table["shop"].mask(table["shop"].isin(ids))
+    got = worker(table)
+    (bad,) = got[got["error"] != ""].itertuples()
+    assert pd.isna(bad.shop) and "the id is missing; fill it in" in bad.error
+    assert len(got) == 1 + 4 * (3 - len(ids)) and list(got) == worker.columns()
+
+
+def test_a_short_series_keeps_the_step_of_its_block(
+    worker: scale.BlockForecaster, miniature: TinyTSM
+) -> None:
+    table = panel(4, 30)
+    table = table[(table["shop"] != "s1") | (table["day"] < "2024-01-03")]
+    wanted = miniature.predict_df(table[table["shop"] != "s2"], **OPTIONS)
+    table.loc[table["shop"] == "s2", "sold"] = np.nan
+    got = worker(table)
+    assert got.loc[got["error"] != "", "shop"].tolist() == ["s2"]
+    rest = got[got["error"] == ""].drop(columns="error")
+    pd.testing.assert_frame_equal(rest, wanted, check_dtype=False)
+
+
+def test_series_that_cannot_be_read_together_are_read_alone(
+    worker: scale.BlockForecaster, miniature: TinyTSM
+) -> None:
+    table = panel(2, 30)
+    iso, spelled = table["day"].dt.strftime("%Y-%m-%d"), table["day"].dt.strftime("%B %d, %Y")
+    table["day"] = iso.where(table["shop"] == "s0", spelled)
+    got = worker(table)
+    assert (got["error"] == "").all()
+    parts = [miniature.predict_df(rows, **OPTIONS) for _, rows in table.groupby("shop")]
+    pd.testing.assert_frame_equal(got.drop(columns="error"), pd.concat(parts, ignore_index=True))
+
+
 def test_without_ray_one_line_helps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,23 +47,65 @@ class BlockForecaster:
 
     def __call__(self, block: "pd.DataFrame") -> "pd.DataFrame":
         """The forecasts of a block's series, in the columns of `predict_df`, and `error`."""
+        table = block.drop(columns=_BLOCK, errors="ignore")
+        return self._forecast(table).reindex(columns=self.columns())
+
+    def _forecast(self, table: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
         from tinytsm.tables import InputError
 
-        table = block.drop(columns=_BLOCK, errors="ignore")
+        id_column = self.options["id_column"]
         try:
             return self.model.predict_df(table, **self.options).assign(error="")
+        except InputError as error:
+            message = str(error)
+        groups = table.groupby(id_column, sort=False, dropna=False, observed=True)
+        series = [rows for _, rows in groups]
+        if len(series) < 2:
+            return table[[id_column]].head(1).assign(error=message)
+        # one bad series must not cost the others
+        good = self._good(series)
+        alone = [rows for rows, fine in zip(series, good, strict=True) if not fine]
+        kept = [rows for rows, fine in zip(series, good, strict=True) if fine]
+        if not alone:
+            # each can be read, but not all as one column, as where each writes dates in its own way
+            alone, kept = kept, []
+        together = [pd.concat(kept)] if kept else []
+        return pd.concat(map(self._forecast, together + alone), ignore_index=True)
+
+    def _good(self, series: "list[pd.DataFrame]") -> list[bool]:
+        """Which series can be forecast, a short one beside others whose step it can take."""
+        import pandas as pd
+
+        # two steps are as many as it takes to disagree
+        beside: dict[str, pd.DataFrame] = {}
+        good = []
+        for rows in series:
+            step = self._step(rows)
+            good.append(step is not None)
+            if step is not None and len(beside) < 2:
+                beside.setdefault(step, rows)
+        return [
+            fine or self._step(pd.concat([rows, *beside.values()])) is not None
+            for rows, fine in zip(series, good, strict=True)
+        ]
+
+    def _step(self, table: "pd.DataFrame") -> str | None:
+        """The first series' step, None where one of the table's cannot be forecast."""
+        from tinytsm.panel import split
+        from tinytsm.tables import InputError
+
+        named = {
+            name: self.options[name] for name in ("id_column", "timestamp_column", "target", "freq")
+        }
+        try:
+            series, _ = split(table, **named)
+            for one in series:
+                one.timeline.future(self.options["prediction_length"])
         except InputError:
-            # one bad series must not cost the others: each on its own
-            pass
-        parts, id_column = [], self.options["id_column"]
-        for item, rows in table.groupby(id_column, sort=False):
-            try:
-                parts.append(self.model.predict_df(rows, **self.options).assign(error=""))
-            except InputError as error:
-                parts.append(pd.DataFrame({id_column: [item], "error": [str(error)]}))
-        return pd.concat(parts, ignore_index=True).reindex(columns=self.columns())
+            return None
+        return series[0].timeline.freq
 
     def columns(self) -> list[str]:
         """Names of the result's columns."""
