@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from tinytsm import TinyTSM, metrics
-from tinytsm.backtest import backtest
+from tinytsm.backtest import backtest, season_of
+from tinytsm.panel import split
 
 
 class Last:
@@ -92,6 +93,17 @@ def test_series_without_room_are_named() -> None:
         backtest(Last(), [np.arange(30.0)], 5, windows=0)
     with pytest.raises(ValueError, match="step must be at least 1, got 0"):
         backtest(Last(), [np.arange(30.0)], 5, step=0)
+
+
+@pytest.mark.parametrize(
+    ("freq", "days", "season"),
+    [("MS", 0, 12), ("MS", 14, 12), ("BME", 0, 12), ("BMS", 0, 12), ("3MS", 14, 4), ("BQE-DEC", 0, 4), ("B", 0, 5)],
+)  # fmt: skip
+def test_the_season_is_that_of_the_calendar(freq: str, days: int, season: int) -> None:
+    stamps = pd.date_range("2020-01-01", periods=20, freq=freq) + pd.Timedelta(days=days)
+    df = pd.DataFrame({"item_id": "a", "timestamp": stamps, "target": np.arange(20.0)})
+    (one,), _ = split(df)
+    assert season_of(one) == season
 
 
 def test_as_many_windows_as_there_are() -> None:

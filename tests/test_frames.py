@@ -163,6 +163,14 @@ def test_each_item_has_its_own_frequency_and_short_ones_borrow_the_only_one() ->
         series_of(pd.concat([df, one_more]))
 
 
+def test_a_short_series_borrows_the_middle_of_months() -> None:
+    days = pd.date_range("2023-01-01", periods=15, freq="MS") + pd.Timedelta(days=14)
+    df = pd.DataFrame({"id": ["a"] * 13 + ["b"] * 2, "ds": days, "y": range(15)})
+    series, notes = series_of(df)
+    assert notes[0] == "frequency MS"
+    assert [str(t.date()) for t in series[1].timeline.future(2)] == ["2024-04-15", "2024-05-15"]
+
+
 def test_one_row_with_a_frequency() -> None:
     df = pd.DataFrame({"item_id": ["a"], "timestamp": ["2024-02-29"], "target": [5]})
     got = predict_frame(Naive(), df, prediction_length=2, freq="M")

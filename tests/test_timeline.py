@@ -83,6 +83,15 @@ def test_months_on_any_one_day_do_not_drift(day: int) -> None:
     assert coming[:12].month.tolist() == list(range(1, 13))
 
 
+@pytest.mark.parametrize(("months", "freq"), [(1, "MS"), (3, "3MS"), (12, "12MS")])
+def test_the_step_between_middles_of_months_can_be_given_again(months: int, freq: str) -> None:
+    start = pd.Timestamp(2020, 1, 15)
+    stamps = pd.DatetimeIndex([start + pd.DateOffset(months=months * i) for i in range(9)])
+    line = lay(stamps)
+    assert line.freq == freq
+    assert lay(stamps[-2:], line.freq).future(5).equals(line.future(5))
+
+
 @pytest.mark.parametrize(
     ("alias", "old"), [("MS", "M"), ("QS-JAN", "Q"), ("YS-JAN", "A"), ("h", "H"), ("W-TUE", "W")]
 )

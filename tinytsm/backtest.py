@@ -4,6 +4,7 @@ Origins stand `step` steps apart and the last horizon ends at the series' end; t
 after it. Scores are those of `tinytsm.metrics`, beside seasonal naive on the same windows.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -163,8 +164,10 @@ def plan(series: list[Series], *, horizon: int, windows: int, step: int | None) 
 
 def season_of(one: Series) -> int:
     """The usual season of the series' frequency, 1 where stamps are numbers or the frequency has none."""
+    # months and quarters of business days are as long as others
+    freq = re.sub("B(?=[MQ])", "", one.timeline.freq)
     try:
-        return metrics.season_length(one.timeline.freq)
+        return metrics.season_length(freq)
     except ValueError:
         return 1
 

@@ -194,7 +194,7 @@ def lay_out(stamps: pd.Index, *, freq: str | int | None, name: str) -> Timeline:
             raise InputError(
                 f"{name}: frequency cannot be inferred from {len(stamps)} row(s); {_ADVICE}"
             )
-    label = step.freqstr
+    label = _label(step)
     fixed = _nanos(step)
     # summer time breaks equal distances on the clock below a day, and in absolute time from a day up
     absolute = zone is not None and fixed is not None and fixed < _DAY
@@ -332,6 +332,13 @@ def _aligned(step: BaseOffset, stamps: pd.DatetimeIndex) -> BaseOffset:
         if step.rule_code.split("-")[0] in (letter + "S", letter + "E"):
             return _month_step(stamps, months * step.n) or step
     return step
+
+
+def _label(step: BaseOffset) -> str:
+    """Text that `parse_freq` reads; `_aligned` finds the day of the month again."""
+    if type(step) is pd.DateOffset:
+        return pd.offsets.MonthBegin(step.kwds["months"]).freqstr
+    return step.freqstr
 
 
 def _nanos(step: BaseOffset) -> int | None:
