@@ -187,6 +187,13 @@ def test_texts_that_are_dates() -> None:
         ["2024-01-31 00:00:00", "2024-02-29 00:00:00"],
         "column 'ds': read as dates YYYYMMDD",
     )
+    assert parse(202112, 202201) == (
+        ["2021-12-01 00:00:00", "2022-01-01 00:00:00"],
+        "column 'ds': read as dates YYYYMM",
+    )
+    # numbers that go on past 12, or might
+    assert parse(202112, 202113) == (["202112", "202113"], None)
+    assert parse(202101, 202112) == (["202101", "202112"], None)
     assert parse(1990, 1991) == (["1990", "1991"], None)
     assert parse(3.0, 4.0)[0] == ["3", "4"]
     assert parse("2024-01-01T00:00Z")[0] == ["2024-01-01 00:00:00+00:00"]
@@ -230,6 +237,10 @@ def test_mixed_offsets_become_utc() -> None:
         ),
         ((1.0, 2.5), "line 3, column 'ds': 2.5 is neither a date nor a whole number"),
         ((1.0, float("inf")), "line 3, column 'ds': inf is neither"),
+        (
+            (1704067200000000000, 2),
+            "line 2, column 'ds': 1704067200000000000 is too large .*pd.to_datetime",
+        ),
         ((True, False), "column 'ds' holds bool, not time stamps"),
     ],
 )

@@ -125,15 +125,26 @@ def _parse_numbers(
     wrong = ~(np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**53))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        if 2**53 <= abs(values[row]) < np.inf:
+            raise InputError(
+                f"{where(row)}, {label}: {column.iloc[row]} is too large for a whole number of steps; convert the column "
+                "with pd.to_datetime if it counts nanoseconds, or divide it"
+            )
         raise InputError(
             f"{where(row)}, {label}: {values[row]:g} is neither a date nor a whole number; "
             "name another time stamp column or leave it out"
         )
     whole = values.astype(np.int64)
-    if whole.min() >= 1900_01_01 and whole.max() <= 2200_12_31:
-        days = pd.to_datetime(pd.Series(whole.astype(str)), format="%Y%m%d", errors="coerce")
-        if days.notna().all():
-            return pd.DatetimeIndex(days).as_unit("ns"), f"{label}: read as dates YYYYMMDD"
+    low, high = whole.min(), whole.max()
+    for oldest, newest, form, written in (
+        (1900_01_01, 2200_12_31, "%Y%m%d", "YYYYMMDD"),
+        (1900_01, 2200_12, "%Y%m", "YYYYMM"),
+    ):
+        # within one year, months may as well be numbers that happen to end in 01 to 12
+        if oldest <= low and high <= newest and (form == "%Y%m%d" or low // 100 < high // 100):
+            dates = pd.to_datetime(pd.Series(whole.astype(str)), format=form, errors="coerce")
+            if dates.notna().all():
+                return pd.DatetimeIndex(dates).as_unit("ns"), f"{label}: read as dates {written}"
     return pd.Index(whole), None
 
 
