@@ -68,15 +68,24 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
     [
         (lambda f: f.drop(columns="id"), "future_df has no column 'id'; it has: timestamp, price"),
         (lambda f: f.assign(target=1.0), "future_df holds the target 'target'; drop that column"),
-        (lambda f: f.iloc[:-1], "the 5 steps from 2024-03-01 .* for series 'b', got 4 rows"),
+        (
+            lambda f: f.iloc[:-1],
+            "the 5 steps from 2024-03-01 .* for series 'b', got 4 rows; .* none instead of 2024-03-05",
+        ),
         (
             lambda f: f.assign(timestamp=f["timestamp"] + pd.Timedelta(days=1)),
-            "the 5 steps from 2024-03-01 .* for series 'a', got 5 rows",
+            "the 5 steps from 2024-03-01 .* for series 'a', got 5 rows; .* 2024-03-02 .* of 2024-03-01",
         ),
+        (lambda f: f.iloc[:0], "future_df has no rows; give the 5 steps of each series"),
+        (lambda f: f.assign(timestamp=None), "future_df, row 0, column 'timestamp': time stamp is"),
     ],
 )
-def test_mistakes_in_future_df_are_found(miniature: TinyTSM, spoil, message: str) -> None:
+def test_mistakes_in_future_df_are_found(
+    miniature: TinyTSM, monkeypatch: pytest.MonkeyPatch, spoil, message: str
+) -> None:
     df = panel()
+    # found before the work
+    monkeypatch.setattr(TinyTSM, "predict_quantiles", None)
     with pytest.raises(ValueError, match=message):
         miniature.predict_df(
             df, id_column="id", prediction_length=5, future_df=spoil(future_of(df, 5))
@@ -90,6 +99,27 @@ def test_future_df_in_any_order_changes_nothing(miniature: TinyTSM) -> None:
     with pytest.warns(UnusedCovariates):
         given = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=shuffled)
     pd.testing.assert_frame_equal(plain, given)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["both so", "dates in future_df"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda days: days.dt.strftime("%Y%m%d").astype(int),
+        lambda days: days.dt.strftime("%d/%m/%Y"),
+        lambda days: days.dt.to_period("D"),
+    ],
+    ids=["integers", "day first", "periods"],
+)
+def test_future_df_is_read_as_the_history(miniature: TinyTSM, write, mixed: bool) -> None:
+    # the days to come, 1 to 5 March, could be months too
+    df, future = panel(), future_of(panel(), 5)
+    if not mixed:
+        future["timestamp"] = write(future["timestamp"])
+    df["timestamp"] = write(df["timestamp"])
+    with pytest.warns(UnusedCovariates):
+        got = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
+    assert [stamp.day for stamp in got["timestamp"]] == [1, 2, 3, 4, 5] * 2
 
 
 # -- Nixtla

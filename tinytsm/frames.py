@@ -342,6 +342,16 @@ def predict_frame(
         df, id_column=id_column, timestamp_column=timestamp_column, target=target
     )
     series, _ = split_frame(df, layout, freq=freq)
+    if future_df is not None:
+        check_future(
+            future_df,
+            df,
+            series,
+            horizon=horizon,
+            id_column=layout.id_column,
+            timestamp_column=layout.timestamp_column,
+            targets=layout.targets,
+        )
     forecasts = forecast_series(
         forecaster,
         series,
@@ -349,14 +359,6 @@ def predict_frame(
         quantile_levels=levels,
         context_length=context_length,
     )
-    if future_df is not None:
-        check_future(
-            future_df,
-            forecasts,
-            id_column=layout.id_column,
-            timestamp_column=layout.timestamp_column,
-            targets=layout.targets,
-        )
     return to_frame(
         forecasts,
         quantile_levels=levels,
