@@ -259,10 +259,10 @@ def to_csv(table: "pd.DataFrame") -> str:
     observed = ~table.get("imputed", pd.Series(True, table.index))
     texts = {}
     for name, column in table.select_dtypes("floating").items():
+        exact = column if name in given else column[observed]
         # 12 digits keep what a forecast can mean and drop the noise of binary fractions
-        short = column.map("{:.12g}".format, na_action="ignore")
-        exact = column.map(_exactly, na_action="ignore")
-        texts[name] = exact if name in given else short.mask(observed, exact)
+        short = column.drop(exact.index).map("{:.12g}".format, na_action="ignore")
+        texts[name] = pd.concat([exact.map(_exactly, na_action="ignore"), short])
     return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
 
 
