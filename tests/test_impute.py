@@ -63,6 +63,8 @@ def test_nothing_missing_nothing_done() -> None:
     assert not table["imputed"].any()
     with pytest.raises(ValueError, match="every value is missing"):
         impute(Last(), np.full(3, np.nan))
+    with pytest.raises(ValueError, match="series 1 is empty; give it at least one step, or leave"):
+        impute(Last(), [[1.0, np.nan], []])
 
 
 def test_a_season_is_seen_from_both_sides() -> None:

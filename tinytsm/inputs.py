@@ -1,12 +1,10 @@
 """What callers hand in, checked once: inputs, horizons, quantile levels. Every message says what was wanted and got."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
 class Item(NamedTuple):
@@ -16,6 +14,69 @@ class Item(NamedTuple):
     eps: float
 
 
+def as_series(x: Any, name: str) -> tuple[list[Any], bool]:
+    """One series, or each of many, and whether it was one.
+
+    x: numbers (T,), or an array (n, T) or an iterable of series, which are not looked at. Raises ValueError for what is
+    neither, and for a frame or a mapping, of which an iterator gives the labels.
+    """
+    if isinstance(x, Mapping) or hasattr(x, "columns"):
+        raise ValueError(
+            f"{name} must be a series of numbers or a list of them, got a {type(x).__name__}: give a list of its "
+            "columns, or a frame to predict_df"
+        )
+    if not hasattr(x, "__iter__") or getattr(x, "ndim", 1) == 0:
+        raise ValueError(f"{name} must be a series of numbers or a list of them, got {x!r}")
+    rows = list(x)
+    if any(isinstance(row, list | tuple) or np.ndim(row) for row in rows):
+        return rows, False
+    # an array whole, because its numbers one by one know of no mask and no dtype
+    return [x if hasattr(x, "ndim") else rows], True
+
+
+def plain(value: Any) -> Any:
+    """Tensors, masked arrays and pandas columns, in lists too, as arrays, NaN where missing; all else as it is."""
+    if isinstance(value, list | tuple):
+        return [plain(one) if hasattr(one, "__len__") else one for one in value]
+    if isinstance(value, np.ma.MaskedArray):
+        if value.dtype.kind in "iub":
+            value = value.astype(np.float64)
+        return value.filled(np.nan) if value.dtype.kind in "fO" else np.asarray(value)
+    # a tensor; torch is not imported, because bad input is answered before
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16
+        return (value.float() if _is_bfloat16(value) else value).numpy()
+    # pandas alone: NumPy cannot read its NA
+    if hasattr(value, "isna") and np.asarray(value).dtype.kind == "O":
+        return np.asarray(value.to_numpy(object, na_value=np.nan).tolist())
+    return value
+
+
+def _is_bfloat16(value: Any) -> bool:
+    return str(getattr(value, "dtype", None)) == "torch.bfloat16"
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """Numbers of any shape, NaN for None. Raises ValueError that says `name` for what holds something else."""
+    try:
+        array = np.asarray(plain(value))
+    except ValueError:
+        raise ValueError(
+            f"{name} must have shape (T,) or (V, T), got rows of unequal lengths"
+        ) from None
+    try:
+        # a list that holds None
+        array = array.astype(np.float64) if array.dtype.kind == "O" else array
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must hold numbers, NaN where missing, got {value!r:.60}"
+        ) from None
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must hold numbers, NaN where missing, got dtype {array.dtype}")
+    return array
+
+
 def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tuple[Item, bool]:
     """Check one input, and keep its `newest` steps: what is older is not looked at.
 
@@ -23,21 +84,7 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
     as so long. Returns it and whether it was (T,). Raises ValueError that names it by its position.
     """
     name = f"inputs[{position}]"
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        # NumPy has no bfloat16
-        coarse = torch.finfo(value.dtype).eps if value.dtype == torch.bfloat16 else 0.0
-        value = value.float().numpy() if coarse else value.numpy()
-    else:
-        coarse = 0.0
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError(
-            f"{name} must have shape (T,) or (V, T), got rows of unequal lengths"
-        ) from None
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold numbers, NaN where missing, got dtype {array.dtype}")
+    array = as_array(value, name)
     if array.ndim not in (1, 2):
         hint = ": put a series of its own in a list" if array.ndim == 0 else ""
         raise ValueError(f"{name} must have shape (T,) or (V, T), got {array.shape}{hint}")
@@ -46,8 +93,10 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
             f"{name} is empty, shape {array.shape}: a forecast needs at least one step"
         )
     eps = float(np.finfo(float).eps)
-    if array.dtype.kind == "f":
-        eps = max(eps, coarse, float(np.finfo(array.dtype).eps))
+    if _is_bfloat16(value):
+        eps = 2.0**-7
+    elif array.dtype.kind == "f":
+        eps = max(eps, float(np.finfo(array.dtype).eps))
     end = _end(array, newest=newest, longest_tail=longest_tail)
     skipped = max(0, end - newest)
     # a long double may exceed what a double holds, and is then infinite
@@ -92,7 +141,12 @@ def check_length(prediction_length: Any) -> int:
 
 def check_levels(quantile_levels: Sequence[float]) -> list[float]:
     """Quantile levels as floats, in the caller's order. Raises ValueError unless all lie inside (0, 1)."""
-    levels = [float(level) for level in quantile_levels]
+    try:
+        levels = [float(level) for level in quantile_levels]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"quantile_levels must be numbers such as 0.1, 0.5, 0.9, got {quantile_levels!r}"
+        ) from None
     if not levels:
         raise ValueError("quantile_levels is empty: wanted at least one level")
     for level in levels:

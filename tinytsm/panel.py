@@ -11,6 +11,8 @@ import pandas as pd
 
 from tinytsm.columns import Layout, infer_layout, levels_as_columns
 from tinytsm.frames import Series, split_frame
+from tinytsm.inputs import as_series, plain
+from tinytsm.tables import InputError
 
 
 def split(
@@ -39,13 +41,13 @@ def split(
 
 
 def _long_frame(data: Any) -> pd.DataFrame:
-    rows = list(data)
-    if all(np.ndim(row) == 0 for row in rows):
-        rows = [rows]
-    arrays = [np.asarray(row) for row in rows]
+    rows, _ = as_series(data, "data")
+    arrays = [np.asarray(plain(row)) for row in rows]
     for i, array in enumerate(arrays):
         if array.ndim != 1:
             raise ValueError(f"series {i} must have shape (T,), got {array.shape}")
+        if array.size == 0:
+            raise InputError(f"series {i} is empty; give it at least one step, or leave it out")
     lengths = [len(array) for array in arrays]
     return pd.DataFrame(
         {

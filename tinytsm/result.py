@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinytsm.config import QUANTILES
+from tinytsm.inputs import as_array, as_series, check_levels
 
 
 class Prediction(NamedTuple):
@@ -61,29 +62,22 @@ def forecast(
     list of such series of any lengths: n of them. Returns arrays without the first axis for one series.
     Raises ValueError for what is no series of numbers, and for horizons and levels out of range.
     """
-    if not hasattr(x, "__iter__"):
-        raise ValueError(f"x must be a series of numbers or a list of them, got {x!r}")
-    rows = list(x)
-    single = all(np.ndim(value) == 0 for value in rows)
-    series = [_numbers(row, i) for i, row in enumerate([rows] if single else rows)]
+    levels = check_levels(quantile_levels)
+    rows, single = as_series(x, "x")
+    series = [_one(row, f"x[{i}]") for i, row in enumerate(rows)]
     quantiles, mean = forecaster.predict_quantiles(
-        series, prediction_length=horizon, quantile_levels=list(quantile_levels)
+        series, prediction_length=horizon, quantile_levels=levels
     )
     q, m = np.asarray(quantiles), np.asarray(mean)
-    levels = tuple(float(level) for level in quantile_levels)
-    return Prediction(m[0], q[0], levels) if single else Prediction(m, q, levels)
+    return Prediction(m[0], q[0], tuple(levels)) if single else Prediction(m, q, tuple(levels))
 
 
-def _numbers(row: Any, position: int) -> np.ndarray:
-    array = np.asarray(row)
-    try:
-        # a list that holds None
-        array = array.astype(np.float64) if array.dtype.kind == "O" else array
-    except (TypeError, ValueError):
-        raise ValueError(f"x[{position}] must hold numbers, got {row!r:.60}") from None
+def _one(row: Any, name: str) -> Any:
+    # a tensor as it is, because its dtype says how exact it is
+    array = row if hasattr(row, "detach") else as_array(row, name)
     if array.ndim != 1:
         raise ValueError(
-            f"x[{position}] must be one series (T,), got shape {array.shape}; variates that belong "
+            f"{name} must be one series (T,), got shape {tuple(array.shape)}; variates that belong "
             "together are forecast by predict_quantiles"
         )
     return array
