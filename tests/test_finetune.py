@@ -124,12 +124,36 @@ def test_windows_hold_the_series_where_the_trainer_does(untrained: TinyTSM) -> N
     [
         ({"mode": "qlora"}, "mode must be one of full, lora, got 'qlora'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
         ({"prediction_length": 60}, "the longest of 6 series has 160 steps, wanted one of at least 180"),
     ],
 )  # fmt: skip
 def test_errors(untrained: TinyTSM, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         untrained.fit(waves(), **({"prediction_length": 8} | options))
+
+
+@pytest.mark.parametrize("step", [5, 155])
+def test_an_infinite_value_is_named_wherever_it_is(untrained: TinyTSM, step: int) -> None:
+    rows = waves(2)
+    rows[1][step] = np.inf
+    with pytest.raises(ValueError, match=rf"inputs\[1\] is infinite at variate 0, step {step}"):
+        untrained.fit(rows, 8, steps=1)
+
+
+def test_series_in_any_container(untrained: TinyTSM) -> None:
+    (wave,) = waves(1)
+    wave[[30, 159]] = np.nan
+    wave = wave.astype(np.float16)
+    reports = [
+        untrained.fit(inputs, 8, steps=1, check_every=1).fit_report
+        for inputs in ([wave], wave, wave[None], torch.from_numpy(wave), [wave.astype(float)])
+    ]
+    assert all(report == reports[0] for report in reports)
+    assert (
+        untrained.fit(torch.from_numpy(np.stack(waves(2))).bfloat16(), 8, steps=1).fit_report
+        is not None
+    )
 
 
 def test_what_was_tuned_can_be_saved(untrained: TinyTSM, tmp_path) -> None:

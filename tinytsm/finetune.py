@@ -10,7 +10,8 @@ at the end: the same architecture, fewer ways to overfit. `full` learns every we
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from tinytsm import metrics
 from tinytsm.config import QUANTILES, TOKEN_MULTIPLE
+from tinytsm.inputs import as_item, as_series
 from tinytsm.model import Model
 from tinytsm.rows import centre
 
@@ -54,7 +56,7 @@ class FitReport(NamedTuple):
 
 
 class LowRank(nn.Module):
-    """weight + scale * out @ into, the two factors being all that is learnt."""
+    """weight + out @ into, the two factors being all that is learnt."""
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator):
         super().__init__()
@@ -91,7 +93,7 @@ def merged(model: Model) -> Model:
 
 def fit(
     forecaster: "TinyTSM",
-    inputs: Sequence[Any],
+    inputs: Any,
     prediction_length: int,
     *,
     mode: str = "full",
@@ -106,11 +108,12 @@ def fit(
 ) -> tuple[Model, FitReport]:
     """Fine-tune on series; returns the model to use and what happened.
 
-    inputs: series (T,) or items (V, T), NaN where missing; variates are learnt as series of their own. A series takes
-    part in the check if it is at least three horizons long. prediction_length: the horizon that is to become better.
+    inputs: one series (T,), or a list of series (T,) or items (V, T), NaN where missing; variates are learnt as series
+    of their own. A series takes part in the check if it is at least three horizons long. prediction_length: the horizon that is to become better.
     mode: `full` or `lora`; rank: of the latter. steps: at most; patience: checks without a gain before it stops.
     progress: called with (step, held-back loss) at each check. The same seed gives the same weights on CPU.
-    Raises ValueError for settings out of range, and where no series is long enough to hold something back.
+    Raises ValueError for settings out of range, for inputs that cannot be forecast, and where no series is long enough
+    to hold something back.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -120,7 +123,14 @@ def fit(
     ):  # fmt: skip
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    rows = [row for value in inputs for row in np.atleast_2d(np.asarray(value, np.float64))]
+    rate = _LEARNING_RATE[mode] if learning_rate is None else learning_rate
+    if not 0 < rate < math.inf:
+        raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}")
+    rows = []
+    for position, value in enumerate(as_series(inputs, "inputs")[0]):
+        # all of its steps
+        item, _ = as_item(value, position, newest=sys.maxsize, longest_tail=sys.maxsize)
+        rows += list(item.values)
     train, checks = split(rows, prediction_length)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
@@ -128,7 +138,6 @@ def fit(
     if mode == "lora":
         add_lora(model, rank, generator)
     learnt = [p for p in model.parameters() if p.requires_grad]
-    rate = learning_rate or _LEARNING_RATE[mode]
     optimizer = torch.optim.AdamW(learnt, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
 
     zero_shot = held_back_loss(forecaster, checks, prediction_length)
