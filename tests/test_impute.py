@@ -58,6 +58,16 @@ def test_many_gaps_of_many_lengths_equal_one_at_a_time(miniature: TinyTSM) -> No
         assert part["value"].notna().all() and (part["0.1"] <= part["0.9"]).all()
 
 
+def test_whole_numbers_are_whole_after_the_blend(miniature: TinyTSM) -> None:
+    values = [None, 3.5, 9.0, None, None, None, None, 40.0, 44.0, None]
+    plain, whole = (miniature.impute(values, integer=integer) for integer in (False, True))
+    for column in ("value", "0.1", "0.9"):
+        # the values that were there stay as they were
+        wanted = plain[column].round().where(plain["imputed"], plain[column])
+        np.testing.assert_array_equal(whole[column], wanted)
+    assert not whole.equals(plain)
+
+
 def test_nothing_missing_nothing_done() -> None:
     table = impute(None, np.arange(5.0))  # type: ignore[arg-type]
     assert not table["imputed"].any()

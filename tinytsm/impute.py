@@ -69,6 +69,11 @@ def fill(
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Filled]:
     """Every series filled. progress: called with the count of gaps after each batch."""
+    # rounded once blended, because a blend of whole numbers is none
+    model: Any = forecaster
+    integer = hasattr(model, "options") and model.options.integer
+    if integer:
+        forecaster = model.with_options(integer=False)
     asked = [*quantile_levels, 0.5]
     blended = [np.full((len(one.values), len(asked)), np.nan) for one in series]
     for batch in _batches(gaps(series)):
@@ -88,6 +93,8 @@ def fill(
     filled = []
     for values, q in zip((one.values for one in series), blended, strict=True):
         missing = np.isnan(values)
+        # adding zero leaves no negative one
+        q = q.round() + 0.0 if integer else q
         q = np.where(missing[:, None], q, values[:, None])
         filled.append(Filled(q[:, -1], missing, q[:, :-1]))
     return filled
