@@ -69,11 +69,15 @@ def test_frame_of_scores() -> None:
     assert not anomaly_scores(Normal(), values, threshold=1e-5)["anomaly"].any()
     for wrong, message in (
         ({"threshold": 0.0}, "threshold is a probability between 0 and 1, got 0"),
-        ({"step": 0}, "step must be at least 1, got 0"),
-        ({"warmup": 0}, "warmup must be at least 1, got 0"),
+        ({"threshold": 5}, "threshold is a probability between 0 and 1, got 5"),
+        ({"threshold": "low"}, "threshold is a probability between 0 and 1, got 'low'"),
+        ({"step": 1.5}, "step must be a whole number of at least 1, got 1.5"),
+        ({"step": 0}, "step must be a whole number of at least 1, got 0"),
+        ({"warmup": 0}, "warmup must be a whole number of at least 1, got 0"),
     ):
+        # asked before anything is forecast
         with pytest.raises(ValueError, match=message):
-            anomaly_scores(Normal(), values, **wrong)
+            anomaly_scores(None, values, **wrong)  # type: ignore[arg-type]
 
 
 def test_one_sale_in_a_slow_week_is_scored_without_a_floor(miniature: TinyTSM) -> None:

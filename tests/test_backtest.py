@@ -89,10 +89,14 @@ def test_scores_are_those_of_a_loop() -> None:
 def test_series_without_room_are_named() -> None:
     with pytest.raises(ValueError, match="series '1 target': 3 steps leave no window of 5 steps"):
         backtest(Last(), [np.arange(30.0), np.arange(3.0)], 5)
-    with pytest.raises(ValueError, match="windows must be at least 1, got 0"):
-        backtest(Last(), [np.arange(30.0)], 5, windows=0)
-    with pytest.raises(ValueError, match="step must be at least 1, got 0"):
-        backtest(Last(), [np.arange(30.0)], 5, step=0)
+
+
+@pytest.mark.parametrize("name", ["windows", "step", "season"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, True])
+def test_counts_are_whole_numbers_from_one_up(name: str, value: Any) -> None:
+    message = f"{name} must be a whole number of at least 1, got {value}"
+    with pytest.raises(ValueError, match=message):
+        backtest(Last(), [np.arange(30.0)], 5, **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ def test_windows_hold_the_series_where_the_trainer_does(untrained: TinyTSM) -> N
     ("options", "message"),
     [
         ({"mode": "qlora"}, "mode must be one of full, lora, got 'qlora'"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 1.5}, "steps must be a whole number of at least 1, got 1.5"),
         ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
         ({"prediction_length": 60}, "the longest of 6 series has 160 steps, wanted one of at least 180"),
     ],

@@ -301,6 +301,13 @@ def test_bad_horizons(horizon: Any) -> None:
         predict_frame(Naive(), long_frame(), prediction_length=horizon)
 
 
+@pytest.mark.parametrize("length", [0, -40, 2.5])
+def test_bad_context_lengths(length: Any) -> None:
+    message = f"context_length must be a whole number of at least 1, got {length}"
+    with pytest.raises(InputError, match=message):
+        predict_frame(Naive(), long_frame(), prediction_length=1, context_length=length)
+
+
 @pytest.mark.parametrize(
     ("levels", "message"),
     [

@@ -69,6 +69,11 @@ def test_flags_say_the_same() -> None:
     assert parsed("--no-nonnegative").nonnegative is False
 
 
+def test_numpys_whole_numbers_are_whole() -> None:
+    given = ForecastOptions(strides=np.array([1, 2]), batch_size=np.int64(8))  # type: ignore[arg-type]
+    assert given == ForecastOptions(strides=(1, 2), batch_size=8)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -79,6 +84,8 @@ def test_flags_say_the_same() -> None:
         ({"strides": (0,)}, "different whole numbers"),
         ({"strides": (1.5,)}, "different whole numbers"),
         ({"strides": "all"}, "different whole numbers"),
+        ({"strides": 2}, "different whole numbers of at least 1, got 2"),
+        ({"strides": np.array([1, 1])}, "different whole numbers"),
         ({"batch_size": 0}, "batch_size must be 'auto' or a whole number of at least 1, got 0"),
         ({"batch_size": True}, "batch_size must be"),
     ],

@@ -14,6 +14,7 @@ Scores are causal: what comes later changes none of them.
 import math
 from collections.abc import Callable
 from itertools import islice
+from numbers import Real
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.config import QUANTILES
-from tinytsm.frames import Series
+from tinytsm.frames import Series, check_count
 from tinytsm.panel import head_columns, split, stamp_name
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
@@ -70,6 +71,8 @@ def anomaly_scores(
     Returns one row per step: id, time stamp, target_name, value, predictions (the median), "0.1" and "0.9" (the 80 %
     band), z, probability, anomaly. Raises InputError, a ValueError.
     """
+    if not isinstance(threshold, Real) or not 0 < threshold < 1:
+        raise InputError(f"threshold is a probability between 0 and 1, got {threshold!r}")
     series, layout = split(
         data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq
     )
@@ -92,9 +95,7 @@ def score(
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Scored]:
     """The scores of each series. progress: called with the count of forecasts after each batch."""
-    for name, value in (("step", step), ("warmup", warmup)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    step, warmup = check_count(step, "step"), check_count(warmup, "warmup")
     todo = iter(origins(series, step=step, warmup=warmup))
     quantiles = [np.full((len(one.values), len(QUANTILES)), np.nan) for one in series]
     while batch := list(islice(todo, _AT_ONCE)):
@@ -156,9 +157,7 @@ def normal_scores(values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
 def to_frame(
     series: list[Series], scored: list[Scored], layout: Any, *, threshold: float
 ) -> pd.DataFrame:
-    """The frame that `anomaly_scores` returns. Raises InputError for a threshold outside (0, 1)."""
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold is a probability between 0 and 1, got {threshold:g}")
+    """The frame that `anomaly_scores` returns."""
     columns = head_columns(series, layout, [len(one.values) for one in series])
     grids = [one.timeline.grid for one in series]
     columns[stamp_name(layout)] = grids[0].append(grids[1:])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tinytsm import metrics
 from tinytsm.config import QUANTILES
-from tinytsm.frames import Series, check_horizon, check_quantiles
+from tinytsm.frames import Series, check_count, check_horizon, check_quantiles
 from tinytsm.panel import head_columns, split, stamp_name
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
@@ -98,10 +98,12 @@ def run(
     """`backtest` of series that are there already. progress: called with the count of windows after each batch."""
     horizon = check_horizon(horizon)
     levels = check_quantiles(quantile_levels)
+    if season is not None:
+        season = check_count(season, "season")
     asked = tuple(sorted({*levels, 0.5, _LOW, _HIGH}))
     planned = plan(series, horizon=horizon, windows=windows, step=step)
     ours, naive = metrics.Scores(levels=asked), metrics.Scores(levels=asked)
-    seasons = [season or season_of(one) for one in series]
+    seasons = [season_of(one) if season is None else season for one in series]
     parts: list[np.ndarray] = []
     todo: Iterator[_Window] = iter(planned)
     while batch := list(islice(todo, _AT_ONCE)):
@@ -139,10 +141,8 @@ def plan(series: list[Series], *, horizon: int, windows: int, step: int | None) 
 
     Raises InputError for counts below 1 and for a series without a window.
     """
-    step = horizon if step is None else step
-    for name, value in (("windows", windows), ("step", step)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    windows = check_count(windows, "windows")
+    step = horizon if step is None else check_count(step, "step")
     planned = []
     for i, one in enumerate(series):
         seen = np.flatnonzero(~np.isnan(one.values))

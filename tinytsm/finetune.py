@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from tinytsm import metrics
 from tinytsm.config import QUANTILES, TOKEN_MULTIPLE
+from tinytsm.frames import check_count
 from tinytsm.inputs import as_item, as_series
 from tinytsm.model import Model
 from tinytsm.rows import centre
@@ -117,12 +118,10 @@ def fit(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    for name, value in (
-        ("prediction_length", prediction_length), ("steps", steps), ("batch_size", batch_size),
-        ("rank", rank), ("check_every", check_every), ("patience", patience),
-    ):  # fmt: skip
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    prediction_length = check_count(prediction_length, "prediction_length")
+    steps, batch_size = check_count(steps, "steps"), check_count(batch_size, "batch_size")
+    rank, check_every = check_count(rank, "rank"), check_count(check_every, "check_every")
+    patience = check_count(patience, "patience")
     rate = _LEARNING_RATE[mode] if learning_rate is None else learning_rate
     if not 0 < rate < math.inf:
         raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}")

@@ -9,7 +9,7 @@ Nothing here prints: what a person should hear comes back as notes, one line eac
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ import pandas as pd
 from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
 from tinytsm.config import QUANTILES
 from tinytsm.covariates import check_future
+from tinytsm.result import Forecaster
 from tinytsm.tables import InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
 
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "Layout",
     "Series",
+    "check_count",
     "check_horizon",
     "check_quantiles",
     "forecast_series",
@@ -34,16 +36,6 @@ __all__ = [
     "split_frame",
     "to_frame",
 ]
-
-
-class Forecaster(Protocol):
-    """What a model must offer: TinyTSM, or anything that forecasts a list of arrays."""
-
-    def predict_quantiles(
-        self, inputs: Any, prediction_length: int, quantile_levels: Any
-    ) -> tuple[Any, Any]:
-        """inputs: n arrays (T,), NaN where missing. Returns quantiles (n, H, Q) and mean (n, H)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,19 +67,22 @@ class Forecast:
     quantiles: np.ndarray
 
 
-def check_horizon(value: Any) -> int:
-    """The horizon as an int of at least 1, from an integer or its digits. Raises InputError."""
+def check_count(value: Any, name: str) -> int:
+    """An int of at least 1, from an integer or its digits. Raises InputError that says `name`."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
-        horizon = int(value) if isinstance(value, str) else operator.index(value)
+        count = int(value) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):
-        horizon = 0
-    if horizon < 1:
-        raise InputError(
-            f"horizon (prediction_length) must be a whole number of at least 1, got {value!r}"
-        )
-    return horizon
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count
+
+
+def check_horizon(value: Any) -> int:
+    """The horizon as an int of at least 1, from an integer or its digits. Raises InputError."""
+    return check_count(value, "horizon (prediction_length)")
 
 
 def check_quantiles(levels: Any) -> tuple[float, ...]:
@@ -265,6 +260,8 @@ def forecast_series(
     progress: called with the number of series that each batch finished.
     """
     levels = check_quantiles(quantile_levels)
+    if context_length is not None:
+        context_length = check_count(context_length, "context_length")
     asked = levels if 0.5 in levels else (*levels, 0.5)
     forecasts = []
     for start in range(0, len(series), batch_size):

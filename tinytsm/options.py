@@ -1,8 +1,9 @@
 """How to forecast: the options that every entry point takes, their checks and their flags. Needs no torch."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypedDict
 
 Effort = Literal["fast", "standard", "best"]
@@ -71,9 +72,10 @@ class ForecastOptions:
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
             raise ValueError(f"effort must be one of {', '.join(EFFORTS)}, got {self.effort!r}")
-        if self.strides not in (None, "auto"):
-            strides = list(self.strides)
-            if not strides or len(set(strides)) < len(strides) or not all(map(_counts, strides)):
+        given: Any = self.strides
+        if given is not None and not (isinstance(given, str) and given == "auto"):
+            strides = list(given) if isinstance(given, Iterable) else []
+            if not strides or not all(map(_counts, strides)) or len(set(strides)) < len(strides):
                 raise ValueError(
                     "strides must be 'auto' or different whole numbers of at least 1, "
                     f"got {self.strides!r}"
@@ -81,10 +83,12 @@ class ForecastOptions:
             object.__setattr__(self, "strides", tuple(strides))
         if self.nonnegative not in (None, True, False):
             raise ValueError(f"nonnegative must be None, True or False, got {self.nonnegative!r}")
-        if self.batch_size != "auto" and not _counts(self.batch_size):
-            raise ValueError(
-                f"batch_size must be 'auto' or a whole number of at least 1, got {self.batch_size!r}"
-            )
+        if self.batch_size != "auto":
+            if not _counts(self.batch_size):
+                raise ValueError(
+                    f"batch_size must be 'auto' or a whole number of at least 1, got {self.batch_size!r}"
+                )
+            object.__setattr__(self, "batch_size", int(self.batch_size))
 
     @property
     def strategy(self) -> Strategy:
@@ -107,7 +111,8 @@ class ForecastOptions:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    # NumPy's integers too
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
