@@ -60,6 +60,13 @@ def test_what_is_missing_is_missing_in_any_container(miniature: TinyTSM, x: Any)
     pd.testing.assert_frame_equal(miniature.impute(x), miniature.impute(SERIES))
 
 
+def test_one_column_is_its_list(miniature: TinyTSM) -> None:
+    # of float32 or not: they are those of its list
+    column = pd.Series(1e6 + np.sin(np.arange(40.0)), dtype="float32")
+    wanted = miniature.forecast(list(column), 3)
+    np.testing.assert_array_equal(miniature.forecast(column, 3).quantiles, wanted.quantiles)
+
+
 def test_a_tensor_that_is_learnt_is_read(miniature: TinyTSM) -> None:
     x = torch.arange(9.0)
     wanted = miniature.forecast(x, 3)

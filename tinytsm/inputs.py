@@ -27,6 +27,8 @@ def as_series(x: Any, name: str) -> tuple[list[Any], bool]:
         )
     if not hasattr(x, "__iter__") or getattr(x, "ndim", 1) == 0:
         raise ValueError(f"{name} must be a series of numbers or a list of them, got {x!r}")
+    if _of_pandas(x):
+        x = _listed(x)
     rows = list(x)
     if any(isinstance(row, list | tuple) or np.ndim(row) for row in rows):
         return rows, False
@@ -47,10 +49,18 @@ def plain(value: Any) -> Any:
         value = value.detach().cpu()
         # NumPy has no bfloat16
         return (value.float() if _is_bfloat16(value) else value).numpy()
-    # pandas alone: NumPy cannot read its NA
-    if hasattr(value, "isna") and np.asarray(value).dtype.kind == "O":
-        return np.asarray(value.to_numpy(object, na_value=np.nan).tolist())
+    if _of_pandas(value) and np.asarray(value).dtype.kind == "O":
+        return np.asarray(_listed(value))
     return value
+
+
+def _of_pandas(value: Any) -> bool:
+    return hasattr(value, "isna")
+
+
+def _listed(column: Any) -> list[Any]:
+    # NumPy cannot read pandas' NA
+    return column.to_numpy(object, na_value=np.nan).tolist()
 
 
 def _is_bfloat16(value: Any) -> bool:
