@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tinytsm import TinyTSM, checkpoint
+from tinytsm import TinyTSM, checkpoint, export
 from tinytsm.checkpoint import CheckpointError
 from tinytsm.config import ModelConfig
 from tinytsm.model import Model
@@ -112,6 +113,88 @@ def test_replacing_a_folder_keeps_one(saved: Path) -> None:
     loaded = checkpoint.load_model(saved).state_dict()
     assert torch.equal(loaded["head"], other.head)
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("start", "names"),
+    [
+        ("nothing", ["config.json", "notebooks/a.ipynb", "README.md"]),
+        ("nothing", ["config.json"]),
+        ("nothing", ["x.csv"]),
+        ("release", ["notes.md"]),
+        ("release", ["checkpoints/a.txt"]),
+        ("training", []),
+    ],
+)
+def test_a_release_replaces_nothing_but_a_release(
+    tmp_path: Path, saved: Path, start: str, names: list[str]
+) -> None:
+    target = tmp_path / "target"
+    if start == "training":
+        target = save_step(tmp_path / "run", 5)
+    elif start == "release":
+        shutil.copytree(saved, target)
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text('{"my": "web app"}')
+    before = {p: p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    model = TinyTSM(Model(SMALL))
+    ways = (
+        lambda: model.save_pretrained(target),
+        lambda: export.export(saved, target, dtype=torch.float32),
+        lambda: model.check_folder(target),
+    )
+    for save in ways:
+        with pytest.raises(ValueError, match="is not a saved model alone; name a new folder"):
+            save()
+    assert before == {p: p.read_bytes() for p in target.rglob("*") if p.is_file()}
+
+
+def test_a_run_replaces_its_own_folders(tmp_path: Path) -> None:
+    weights = Model(SMALL).state_dict()
+    for step in (1, 2):
+        folder = checkpoint.save(
+            tmp_path / "before_decay", SMALL, weights, training=weights, state={"step": step}
+        )
+    assert json.loads((folder / "state.json").read_text()) == {"step": 2}
+
+
+def test_of_a_link_the_folder_behind_it_is_replaced(tmp_path: Path, saved: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(saved)
+    assert checkpoint.save(link, SMALL, Model(SMALL).state_dict()) == link
+    assert link.is_symlink() and {p.name for p in tmp_path.iterdir()} == {"model", "link"}
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for place, message in (
+        (Path("."), r"^\. is the working folder; name a new folder"),
+        (tmp_path / "file", "file is there and is not a saved model alone"),
+        (tmp_path / "file" / "model", r"model cannot be written \(Not a directory\); name another"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TinyTSM.check_folder(place)
+    TinyTSM.check_folder(tmp_path / "new" / "model")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["empty", "file"]
+
+
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
+def test_a_full_disk_leaves_nothing_behind(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise error("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(saved, SMALL, Model(SMALL).state_dict())
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+    checkpoint.load_model(saved)
 
 
 def edit_config(folder: Path, **changes: object) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinytsm import TinyTSM, cli
+from tinytsm import TinyTSM, checkpoint, cli
 from tinytsm.commands import console
 from tinytsm.options import ForecastOptions
 
@@ -121,7 +121,9 @@ def test_csv_keeps_every_bit_of_what_was_observed(
         assert (got.loc[seen, ["0.1", "0.9"]].to_numpy() == column[seen].to_numpy()[:, None]).all()
 
 
-def test_finetune(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finetune(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags = ["finetune", "data.csv", "--horizon", "5", "--output"]
     assert cli.main([*flags, "tuned", "--steps", "2", "--batch-size", "4", "--mode", "lora"]) == 0
     out, err = capsys.readouterr()
@@ -131,9 +133,23 @@ def test_finetune(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ("did not help" in err) == (report["kept"] == "zero-shot")
     assert TinyTSM.from_pretrained("tuned", device="cpu").config.d_model == 16
     # work that could not be saved is not begun
-    assert cli.main([*flags, "."]) == 2
+    for output, message in (
+        (".", "is the working folder; name a new folder"),
+        ("data.csv/x", "cannot be written (Not a directory); name another folder"),
+    ):
+        assert cli.main([*flags, output]) == 2
+        err = capsys.readouterr().err
+        assert err.endswith(f"tinytsm: error: {output} {message}\n") and "step 0" not in err
+    # and a disk that fails later is no fault of the program
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full_disk)
+        assert cli.main([*flags, "t", "--steps", "1"]) == 2
     assert capsys.readouterr().err.endswith(
-        "tinytsm: error: . is there and is no checkpoint; name a new folder\n"
+        "tinytsm: error: t cannot be written (No space left on device)\n"
     )
     assert cli.main(["finetune", "data.csv", "--horizon", "40", "--output", "t"]) == 2
     assert "wanted one of at least 120" in capsys.readouterr().err

@@ -31,6 +31,7 @@ def test_a_release_holds_the_averaged_weights(
     tmp_path: Path, run: Path, dtype: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "release"
+    out.mkdir()
     assert export.main([str(run), str(out), "--dtype", dtype]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "card.json", "config.json", "model.safetensors",
@@ -52,9 +53,10 @@ def test_what_cannot_be_released_is_refused(
 ) -> None:
     assert export.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
-    (tmp_path / "mine").mkdir()
-    assert export.main([str(run), str(tmp_path / "mine")]) == 2
-    assert "mine exists and is no release" in capsys.readouterr().err
+    step = checkpoint.resolve(run)
+    assert export.main([str(run), str(step)]) == 2
+    assert f"error: {step} is there and is not a saved model alone" in capsys.readouterr().err
+    checkpoint.load_training(run)
     weights = Model(MODEL).state_dict()
     weights["head"][0, 0, 0] = 1e9
     checkpoint.save(tmp_path / "large", MODEL, weights)

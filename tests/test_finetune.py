@@ -166,5 +166,5 @@ def test_what_was_tuned_can_be_saved(untrained: TinyTSM, tmp_path) -> None:
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
     # saved over an older one; but never over something else
     tuned.save_pretrained(tmp_path / "tuned")
-    with pytest.raises(ValueError, match="is there and is no checkpoint; name a new folder"):
+    with pytest.raises(ValueError, match="is not a saved model alone; name a new folder"):
         tuned.save_pretrained(tmp_path)

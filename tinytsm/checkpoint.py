@@ -15,7 +15,9 @@ A run keeps its newest checkpoints under `checkpoints/`, and one from before its
 import dataclasses
 import json
 import os
+import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,10 @@ BEFORE_DECAY = "before_decay"
 # Models that come with the package: a folder each, named as `from_pretrained` takes them.
 SHIPPED = Path(__file__).parent / "weights"
 _KEEP = 2
+# What `save` writes without a training state.
+_RELEASED = re.compile(
+    r"(config|card)\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+)
 # What a run needs to go on.
 _STATE = {"step", "next_batch", "seconds", "decay_start", "skipped", "mixture", "train"}
 
@@ -92,6 +98,14 @@ def _read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # its word for every fault of the disk
+        raise OSError(f"cannot write {path.name}: {error}") from None
+
+
 def _write_tensors(
     folder: Path, stem: str, tensors: dict[str, Tensor], max_shard: int = MAX_SHARD
 ) -> None:
@@ -105,16 +119,45 @@ def _write_tensors(
         shards[-1][name] = tensor.detach().cpu().contiguous()
         room -= tensor.nbytes
     if len(shards) == 1:
-        save_file(shards[0], folder / f"{stem}.safetensors")
+        _write_shard(folder / f"{stem}.safetensors", shards[0])
         return
     places: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / name)
+        _write_shard(folder / name, shard)
         places |= dict.fromkeys(shard, name)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
     _write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def check_target(folder: Path) -> None:
+    """Raise ValueError unless a release can be written there: to a new or empty folder, or over an older release."""
+    place = folder.resolve()
+    try:
+        if place.is_dir() and place.samefile("."):
+            # who stands in a folder does not follow when another takes its place
+            raise ValueError(f"{folder} is the working folder; name a new folder")
+        if place.exists() and not _is_replaceable(place):
+            raise ValueError(f"{folder} is there and is not a saved model alone; name a new folder")
+        nearest = next(parent for parent in place.parents if parent.exists())
+        tempfile.TemporaryDirectory(prefix=".", dir=nearest).cleanup()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{folder} cannot be written ({reason}); name another folder") from None
+
+
+def _is_replaceable(place: Path) -> bool:
+    if not place.is_dir():
+        return False
+    entries = list(place.iterdir())
+    if not entries:
+        return True
+    try:
+        load_config(place)
+    except CheckpointError:
+        return False
+    return all(p.is_file() and _RELEASED.fullmatch(p.name) for p in entries)
 
 
 def save(
@@ -129,30 +172,40 @@ def save(
 ) -> Path:
     """Write one checkpoint folder atomically: it appears complete, or not at all. Returns its path.
 
-    card: where a release comes from, written as card.json. max_shard: bytes of tensors in one file, at most.
+    training, state: what a run needs to go on; its folders are its own, and replaced whatever they hold. card: where a
+    release comes from, written as card.json. max_shard: bytes of tensors in one file, at most. Raises ValueError where
+    a release may not be written (`check_target`), OSError where the disk fails.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    if training is None:
+        check_target(folder)
+    # of a link, the folder that it leads to
+    place = folder.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    _write_json(scratch / "config.json", {"format": FORMAT, "model": dataclasses.asdict(config)})
-    _write_tensors(scratch, "model", weights, max_shard)
-    if training is not None:
-        _write_tensors(scratch, "training", training, max_shard)
-        _write_json(scratch / "state.json", state)
-    if card is not None:
-        _write_json(scratch / "card.json", card)
-    for path in scratch.iterdir():
-        _sync(path)
-    if folder.exists():
-        # set aside rather than deleted first: the old one is lost only when the new one is in place
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        folder.rename(aside)
-        scratch.rename(folder)
-        shutil.rmtree(aside)
-    else:
-        scratch.rename(folder)
-    _sync(folder.parent)
+    try:
+        scratch.mkdir()
+        content = {"format": FORMAT, "model": dataclasses.asdict(config)}
+        _write_json(scratch / "config.json", content)
+        _write_tensors(scratch, "model", weights, max_shard)
+        if training is not None:
+            _write_tensors(scratch, "training", training, max_shard)
+            _write_json(scratch / "state.json", state)
+        if card is not None:
+            _write_json(scratch / "card.json", card)
+        for path in scratch.iterdir():
+            _sync(path)
+        if place.exists():
+            # set aside rather than deleted first: the old one is lost only when the new one is in place
+            aside = place.with_name(f".{place.name}.{os.getpid()}.old")
+            place.rename(aside)
+            scratch.rename(place)
+            shutil.rmtree(aside)
+        else:
+            scratch.rename(place)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    _sync(place.parent)
     return folder
 
 

@@ -24,8 +24,8 @@ _CARD = ("step", "seconds", "decay_start", "skipped", "mixture", "precision", "t
 def export(source: str | Path, target: Path, *, dtype: torch.dtype) -> dict[str, Any]:
     """Write a release of a checkpoint or run into `target`; returns its card.
 
-    dtype: what the weights are stored in. Raises CheckpointError where the source is damaged, or where float16 cannot
-    hold a weight.
+    dtype: what the weights are stored in. Raises ValueError where the source is damaged, where float16 cannot hold a
+    weight, or where the target is neither new, empty nor an older release.
     """
     folder = checkpoint.resolve(source)
     model = checkpoint.load_model(folder)
@@ -62,12 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         help="of the stored weights (default: bfloat16)",
     )
     args = parser.parse_args(argv)
-    if args.target.exists() and not (args.target / "config.json").is_file():
-        print(f"tinytsm export: error: {args.target} exists and is no release", file=sys.stderr)
-        return 2
     try:
         card = export(args.source, args.target, dtype=DTYPES[args.dtype])
-    except checkpoint.CheckpointError as error:
+    except (ValueError, OSError) as error:
         print(f"tinytsm export: error: {error}", file=sys.stderr)
         return 2
     print(json.dumps({"out": str(args.target)} | card))

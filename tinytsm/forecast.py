@@ -300,20 +300,14 @@ class TinyTSM:
     def save_pretrained(self, path: str | Path) -> Path:
         """Write the weights as a checkpoint folder that `from_pretrained` reads; an older one there is replaced.
 
-        Raises ValueError where the folder holds something else.
+        Raises ValueError where the folder holds anything else or cannot be made, OSError where the disk fails.
         """
-        self.check_folder(path)
         return checkpoint.save(Path(path), self.config, self.model.state_dict())
 
     @staticmethod
     def check_folder(path: str | Path) -> None:
         """Raise ValueError unless `save_pretrained` may write there: asked before long work."""
-        path = Path(path)
-        replaceable = path.is_dir() and (
-            (path / "config.json").is_file() or not any(path.iterdir())
-        )
-        if path.exists() and not replaceable:
-            raise ValueError(f"{path} is there and is no checkpoint; name a new folder")
+        checkpoint.check_target(Path(path))
 
 
 def _zero_below(item: Item, nonnegative: bool | None) -> np.ndarray:

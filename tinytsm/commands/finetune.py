@@ -83,6 +83,9 @@ def run(args: argparse.Namespace) -> None:
         tuned.save_pretrained(args.output)
     except ValueError as error:
         raise frames.InputError(str(error)) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise frames.InputError(f"{args.output} cannot be written ({reason})") from None
     report = tuned.fit_report
     assert report is not None
     if report.kept == "zero-shot":
