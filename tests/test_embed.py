@@ -1,5 +1,7 @@
 """Embeddings: one vector per patch, causal, the same whatever level and scale the series has."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,17 @@ def test_the_newest_value_reaches_the_newest_token_alone(miniature: TinyTSM) -> 
     assert (before[:, -1] - after[:, -1]).abs().max() > 0.01
 
 
-def test_the_model_is_left_as_it_was(miniature: TinyTSM) -> None:
+def test_a_bad_input_is_named(miniature: TinyTSM) -> None:
     with pytest.raises(ValueError, match=r"inputs\[1\] is empty"):
         miniature.embed([[1.0, 2.0], []])
-    assert not miniature.model.norm._forward_hooks
+
+
+def test_threads_do_not_meet(miniature: TinyTSM) -> None:
+    series = list(np.random.default_rng(4).normal(size=(2, 40)))
+    alone = [miniature.embed([x])[0].tokens for x in series]
+
+    def differs(i: int) -> bool:
+        return not torch.equal(miniature.embed([series[i % 2]])[0].tokens, alone[i % 2])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(differs, range(400)))

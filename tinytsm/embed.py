@@ -41,36 +41,31 @@ def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
     """
     if isinstance(inputs, (np.ndarray, Tensor)):
         inputs = list(inputs) if inputs.ndim > 1 else [inputs]
-    model, config = forecaster.model, forecaster.config
-    captured: list[Tensor] = []
-    hook = model.norm.register_forward_hook(lambda module, given, out: captured.append(out))
+    config = forecaster.config
     found = []
-    try:
-        for position, value in enumerate(inputs):
-            item, _ = as_item(
-                value,
-                position,
-                newest=config.context_length,
-                longest_tail=config.context_length // 2,
+    for position, value in enumerate(inputs):
+        item, _ = as_item(
+            value,
+            position,
+            newest=config.context_length,
+            longest_tail=config.context_length // 2,
+        )
+        variates, length = item.values.shape
+        patches = -(-length // config.patch)
+        # one of few lengths, as in forecasting: the tokens' count may change the last bits of a sum
+        tokens = TOKEN_MULTIPLE if patches <= TOKEN_MULTIPLE else config.context_patches
+        rows = np.full((variates, tokens * config.patch), np.nan)
+        rows[:, rows.shape[1] - length :] = item.values
+        one = centre(rows, np.full(variates, item.eps))
+        x = torch.from_numpy(one.x).to(forecaster.device)
+        resolution = torch.from_numpy(one.resolution).float().to(forecaster.device)
+        read = forecaster.model.stream(x, resolution, len(x))
+        unit = torch.from_numpy(one.unit)[:, None]
+        found.append(
+            Embedding(
+                read.h[:, -patches:].float().cpu(),
+                torch.from_numpy(one.origin)[:, None] + read.loc[:, -patches:].cpu() / unit,
+                read.scale[:, -patches:].cpu() / unit,
             )
-            variates, length = item.values.shape
-            patches = -(-length // config.patch)
-            # one of few lengths, as in forecasting: the tokens' count may change the last bits of a sum
-            tokens = TOKEN_MULTIPLE if patches <= TOKEN_MULTIPLE else config.context_patches
-            rows = np.full((variates, tokens * config.patch), np.nan)
-            rows[:, rows.shape[1] - length :] = item.values
-            one = centre(rows, np.full(variates, item.eps))
-            x = torch.from_numpy(one.x).to(forecaster.device)
-            resolution = torch.from_numpy(one.resolution).float().to(forecaster.device)
-            read = model(x, resolution, len(x))
-            unit = torch.from_numpy(one.unit)[:, None]
-            found.append(
-                Embedding(
-                    captured.pop()[:, -patches:].float().cpu(),
-                    torch.from_numpy(one.origin)[:, None] + read.loc[:, -patches:].cpu() / unit,
-                    read.scale[:, -patches:].cpu() / unit,
-                )
-            )
-    finally:
-        hook.remove()
+        )
     return found

@@ -157,6 +157,25 @@ class Model(nn.Module):
                 std *= 0.1
             p.normal_(0.0, std, generator=generator)
 
+    def stream(
+        self,
+        x: Tensor,
+        resolution: Tensor,
+        variates: int = 1,
+        present: Tensor | None = None,
+        read: Sequence[int] | None = None,
+    ) -> Tokens:
+        """As `forward`, with h: (S, N, D), the residual stream after the last block, normalised."""
+        h, loc, scale, weight = self.embedding(x, resolution)
+        if read is not None:
+            loc, scale, weight = loc[:, read], scale[:, read], weight[:, read]
+        autocast = self.block_dtype == torch.bfloat16
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            for i, block in enumerate(self.blocks):
+                last = read if i == self.last_time_block else None
+                h = block(h, variates, present, self.attention, last)
+        return Tokens(self.norm(h), loc, scale, weight)
+
     def forward(
         self,
         x: Tensor,
@@ -170,16 +189,8 @@ class Model(nn.Module):
         An item's `variates` series are adjacent. Nothing after a token's last step enters it. read: the tokens that are
         wanted, in this order, None for all: where attention over time is done, the others are dropped.
         """
-        h, loc, scale, weight = self.embedding(x, resolution)
-        if read is not None:
-            loc, scale, weight = loc[:, read], scale[:, read], weight[:, read]
-        autocast = self.block_dtype == torch.bfloat16
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            for i, block in enumerate(self.blocks):
-                last = read if i == self.last_time_block else None
-                h = block(h, variates, present, self.attention, last)
-        h = F.silu(self.bottleneck(self.norm(h)))
-        return Tokens(h, loc, scale, weight)
+        tokens = self.stream(x, resolution, variates, present, read)
+        return tokens._replace(h=F.silu(self.bottleneck(tokens.h)))
 
     def loss(self, tokens: Tokens, target: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse-grid loss: (sum, count) of each octave. target: (S, N + K, P). offset: (S,)."""
