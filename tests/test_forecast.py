@@ -282,6 +282,20 @@ def test_a_stream_is_read_as_it_is_taken(forecaster: TinyTSM, series: list[np.nd
     assert torch.equal(quantiles, single(forecaster.with_options(effort="fast"), series[4], 7)[0])
 
 
+def test_an_input_that_cannot_be_used_is_named_in_its_turn(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [np.ones(5), np.ones(6), [np.inf], np.ones(7)]
+    stream = forecaster.predict_stream(iter(inputs), 2, effort="fast")
+    assert [next(stream)[1].tolist() for _ in range(2)] == [[1.0, 1.0]] * 2
+    with pytest.raises(ValueError, match=r"inputs\[2\] is infinite"):
+        next(stream)
+    # of a list, before any work
+    monkeypatch.setattr(forecaster.model, "forward", None)
+    with pytest.raises(ValueError, match=r"inputs\[2\] is infinite"):
+        forecaster.predict_quantiles(inputs, 2)
+
+
 def test_many_variates_are_cut_into_pieces(forecaster: TinyTSM, rng: np.random.Generator) -> None:
     item = rng.normal(size=(1000, 20))
     (quantiles,), (mean,) = forecaster.predict_quantiles([item], 3, effort="fast")

@@ -125,7 +125,9 @@ class TinyTSM:
             raise ValueError(  # noqa: TRY004 - like every other fault of the input
                 f"inputs must be an array or a list of arrays, got {inputs!r}"
             )
-        forecasts = list(self.predict_stream(inputs, prediction_length, quantile_levels, **changes))
+        length, levels = check_length(prediction_length), check_levels(quantile_levels)
+        options = dataclasses.replace(self.options, **changes)
+        forecasts = list(self._stream(inputs, length, levels, options))
         if not forecasts:
             raise ValueError("inputs is empty: wanted at least one series")
         quantiles, mean = [q for q, _ in forecasts], [m for _, m in forecasts]
@@ -152,7 +154,7 @@ class TinyTSM:
         """
         length, levels = check_length(prediction_length), check_levels(quantile_levels)
         options = dataclasses.replace(self.options, **changes)
-        return self._stream(inputs, length, levels, options)
+        return self._stream(inputs, length, levels, options, in_turn=True)
 
     def predict_df(self, df: "pd.DataFrame", **arguments: Any) -> "pd.DataFrame":
         """Forecast every series of a long frame.
@@ -173,8 +175,15 @@ class TinyTSM:
     # -- computing
 
     def _stream(
-        self, inputs: Iterable[Any], length: int, levels: list[float], options: ForecastOptions
+        self,
+        inputs: Iterable[Any],
+        length: int,
+        levels: list[float],
+        options: ForecastOptions,
+        *,
+        in_turn: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        """in_turn: an input that cannot be used is named when those before it are forecast, not when it is read."""
         strategy = options.strategy
         forward = Forward(
             self.model,
@@ -182,7 +191,7 @@ class TinyTSM:
             batch_size=None if options.batch_size == "auto" else options.batch_size,
             symmetric=strategy.symmetry,
         )
-        for chunk in self._chunks(inputs, length, options):
+        for chunk in self._chunks(inputs, length, options, in_turn=in_turn):
             forecasts = forecast_items(
                 [piece for item, _ in chunk for piece in _pieces(item)],
                 length,
@@ -213,16 +222,21 @@ class TinyTSM:
                 yield (q[0].clone(), m[0].clone()) if single else (q.clone(), m.clone())
 
     def _chunks(
-        self, inputs: Iterable[Any], length: int, options: ForecastOptions
+        self, inputs: Iterable[Any], length: int, options: ForecastOptions, *, in_turn: bool
     ) -> Iterator[list[tuple[Item, bool]]]:
         """Checked inputs, and whether each is a series (T,), as many at a time as memory should hold."""
         newest = self.context_length * options.longest_stride
         chunk: list[tuple[Item, bool]] = []
         numbers = 0
         for position, value in enumerate(inputs):
-            item, single = as_item(
-                value, position, newest=newest, longest_tail=self.context_length // 2
-            )
+            try:
+                item, single = as_item(
+                    value, position, newest=newest, longest_tail=self.context_length // 2
+                )
+            except ValueError:
+                if in_turn and chunk:
+                    yield chunk
+                raise
             chunk.append((item, single))
             variates, steps = item.values.shape
             numbers += variates * (steps + length * (len(QUANTILES) + 1))
