@@ -32,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinytsm import __version__, compare, gift_eval, metrics, options, plot, scoreboard
+from tinytsm.commands import console
 from tinytsm.pack import (
     SCORES,
     PackError,
@@ -203,16 +204,13 @@ def fingerprint(files: Sequence[Path]) -> str:
 def load_model(
     path: Path, device: str, chosen: options.ForecastOptions | None = None
 ) -> tuple[Forecaster, list[Path]]:
-    """The model of a checkpoint or run, and the files that make it what it is."""
+    """The model of a checkpoint or run, and the files that make it what it is. Raises PackError."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
-    from tinytsm.forecast import TinyTSM
 
     try:
         folder = checkpoint.resolve(path)
-        model = TinyTSM.from_pretrained(folder, device=device)
-        if chosen is not None:
-            model = model.with_options(**asdict(chosen))
+        model = console.load_model(folder, device, chosen)
     except (OSError, ValueError) as error:
         raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
     return model, checkpoint.forecasting_files(folder)

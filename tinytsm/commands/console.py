@@ -172,8 +172,10 @@ def find_model(path: str) -> str:
     return path
 
 
-def load_model(path: str, device: str, options: "ForecastOptions | None" = None) -> "TinyTSM":
-    """The model, with other defaults where a command has flags for them."""
+def load_model(
+    path: str | Path, device: str, options: "ForecastOptions | None" = None
+) -> "TinyTSM":
+    """The model, with other defaults where a command has flags for them. Raises InputError."""
     from tinytsm.forecast import TinyTSM
     from tinytsm.frames import InputError
 
