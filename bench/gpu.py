@@ -101,8 +101,7 @@ def run_part(part: Part, *, minutes: float, out: Path, env: dict[str, str]) -> d
     process = timebox.start(_command(part, minutes, out), log=log, env=env)
     code = timebox.finish(process, 60 * minutes)
     text = log.read_text(errors="replace")
-    # what is no pytest says all by its exit code
-    outcome = verify.verdict(code, text if part.files else "1 passed")
+    outcome = verify.verdict(code, text if part.files else None)
     row |= {"outcome": outcome, "seconds": round(time.monotonic() - began, 1)}
     lines = text.strip().splitlines()
     if row["outcome"] != "passed" and lines:

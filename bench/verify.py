@@ -17,14 +17,16 @@ VERDICTS = "TINYTSM_BENCH_VERDICTS"
 _SECONDS = 300
 
 
-def verdict(code: int | None, output: str) -> str:
-    """What pytest's exit code, None where it was stopped, and output say: `passed`, `failed`, `skipped`, `out of time`."""
+def verdict(code: int | None, output: str | None = None) -> str:
+    """What a process's exit code says, None where it was stopped, and its output, where it is pytest's: `passed`,
+    `failed`, `skipped`, `out of time`."""
     if code is None:
         return "out of time"
     if code:
         return "failed"
     # a file whose tests were all skipped exits with 0 as well, and proves nothing
-    return "passed" if re.search(r"\b[1-9]\d* passed\b", output) else "skipped"
+    skipped = output is not None and not re.search(r"\b[1-9]\d* passed\b", output)
+    return "skipped" if skipped else "passed"
 
 
 @functools.cache
@@ -44,5 +46,5 @@ def tests_of(op: str) -> str:
             command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
-        return verdict(None, "")
+        return verdict(None)
     return verdict(done.returncode, done.stdout)

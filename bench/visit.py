@@ -134,8 +134,7 @@ def take_times(visit: Visit) -> float:
     ):
         seconds = share * _TIMING_SECONDS
         flags = ["--benchmark-only", "--benchmark-columns=median"]
-        flags += ["--save", str(results), "--minutes", f"{0.8 * seconds / 60:.3f}"]
-        flags += ["-k", selection]
+        flags += ["--save", str(results), "--minutes", f"{0.8 * seconds / 60:.3f}", "-k", selection]
         visit.run(
             f"bench-{name}",
             *(*_PYTEST, f"bench/bench_{name}.py", *flags),

@@ -110,7 +110,8 @@ def fit(
     """Fine-tune on series; returns the model to use and what happened.
 
     inputs: one series (T,), or a list of series (T,) or items (V, T), NaN where missing; variates are learnt as series
-    of their own. A series takes part in the check if it is at least three horizons long. prediction_length: the horizon that is to become better.
+    of their own. A series takes part in the check if it is at least three horizons long. prediction_length: the horizon
+    that is to become better.
     mode: `full` or `lora`; rank: of the latter. steps: at most; patience: checks without a gain before it stops.
     progress: called with (step, held-back loss) at each check. The same seed gives the same weights on CPU.
     Raises ValueError for settings out of range, for inputs that cannot be forecast, and where no series is long enough
