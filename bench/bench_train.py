@@ -3,12 +3,14 @@
 The peak is a large square product, in the blocks' dtype and on the same threads. A step's work counts the products
 that any implementation needs: causal attention at half a square, three passes (forward, and backward for
 inputs and weights), no optimizer, which is timed with the step all the same. Paths: the definitions
-of the ops, the ops that ship (on a GPU the kernels, on a CPU the library's attention), each with and without
-torch.compile, and on a GPU, compiled, the kernels of attention alone, embedding and loss being the compiler's. In every
+of the ops, the ops that ship (the kernels of the device), each with and without
+torch.compile, and on a GPU, compiled, the kernels of attention alone, embedding and loss being the compiler's; on a CPU
+that is fast at bfloat16 also what the others train in, float32, beside the definitions and the peak in float32. In every
 round the eager definitions take their turn, so `ratio` is how many times faster than them a path is. Compilation is a
 benchmark of its own. Torch's threads are those of OMP_NUM_THREADS.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,21 +27,25 @@ from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
 from tinytsm.data import Batch
 from tinytsm.kernels import reference
-from tinytsm.trainer import Trainer, find_compiler
+from tinytsm.trainer import Trainer, find_compiler, use_huge_pages
 
+# as in training, and so before any tensor
+use_huge_pages()
 ON_GPU = pick_device().type == "cuda"
 # the compiler's own tracing
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
 )
+BLOCKS = ops.pick_precision(pick_device())
 PRESET_NAMES = ["nano"] if TINY or not ON_GPU else list(PRESETS)
 # in tiny mode the compiler's own time would be all there is
 COMPILES = not TINY and (ON_GPU or find_compiler() is not None)
-# What trains comes first: where time runs out, the last are cut. On a CPU the definitions are compiled as they ship, but for
-# attention: one compilation less.
+# What trains comes first: where time runs out, the last are cut.
 RIVALS = [
     *(["shipped compiled"] if COMPILES else []),
-    *(["attention compiled", "definitions compiled"] if COMPILES and ON_GPU else []),
+    *(["attention compiled"] if COMPILES and ON_GPU else []),
+    *(["definitions compiled"] if COMPILES else []),
+    *(["shipped compiled float32"] if COMPILES and not ON_GPU and BLOCKS != torch.float32 else []),
     "definitions",
     "shipped",
 ]
@@ -81,25 +87,31 @@ def first_batch(trainer: Trainer) -> Batch:
 
 
 @pytest.fixture(scope="module")
-def matmul_peak(device: torch.device) -> float:
-    """FLOP/s of a large product of the blocks' dtype."""
+def matmul_peak(device: torch.device) -> Callable[[torch.dtype], float]:
+    """FLOP/s of a large product, by dtype."""
     size = 256 if TINY else 8192 if ON_GPU else 2048
-    a = torch.randn(size, size, device=device).to(ops.pick_precision(device))
-    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
-    return 2 * size**3 / timer.blocked_autorange(min_run_time=0.01 if TINY else 1).median
+
+    @functools.cache
+    def measure(dtype: torch.dtype) -> float:
+        a = torch.randn(size, size, device=device).to(dtype)
+        timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+        return 2 * size**3 / timer.blocked_autorange(min_run_time=0.01 if TINY else 1).median
+
+    return measure
 
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
 @pytest.mark.parametrize("rival", RIVALS)
 def bench_step(
     benchmark: BenchmarkFixture, timed: Callable[..., Any], tmp_path: Path, device: torch.device,
-    matmul_peak: float, preset: str, rival: str,
+    matmul_peak: Callable[[torch.dtype], float], preset: str, rival: str,
 ) -> None:  # fmt: skip
     benchmark.group = f"training step {preset}, {TOKENS} tokens"
-    path, _, compiled = rival.partition(" ")
-    truth_trainer = make_trainer(preset, tmp_path, device)
+    path, *more = rival.split()
+    truth_trainer, trainer = (make_trainer(preset, tmp_path, device) for _ in range(2))
     batch = first_batch(truth_trainer)
-    trainer = make_trainer(preset, tmp_path, device)
+    if "float32" in more:
+        truth_trainer.model.block_dtype = trainer.model.block_dtype = torch.float32
 
     def eager() -> Any:
         with path_taken("definitions"):
@@ -112,7 +124,7 @@ def bench_step(
     with path_taken("definitions"):
         truth = truth_trainer.forward_backward(batch)
     with path_taken(path):
-        if compiled:
+        if "compiled" in more:
             torch.compiler.reset()
             trainer.compile()
         ours = trainer.forward_backward(batch)
@@ -139,11 +151,13 @@ def bench_step(
     # None under --benchmark-disable
     if benchmark.stats:
         seconds = benchmark.extra_info["us_per_call"] / 1e6
+        flops = step_flop(trainer.plan.model, TOKENS) / seconds
+        peak = matmul_peak(trainer.model.block_dtype)
         benchmark.extra_info |= {
             "tokens/s": TOKENS / seconds,
-            "GFLOP/s": step_flop(trainer.plan.model, TOKENS) / seconds / 1e9,
-            "of_matmul_peak": step_flop(trainer.plan.model, TOKENS) / seconds / matmul_peak,
-            "matmul_peak GFLOP/s": matmul_peak / 1e9,
+            "GFLOP/s": flops / 1e9,
+            "of_matmul_peak": flops / peak,
+            "matmul_peak GFLOP/s": peak / 1e9,
             "threads": torch.get_num_threads(),
         }
         del benchmark.extra_info["GB/s"]

@@ -22,8 +22,9 @@ from tinytsm.kernels.reference import (
     FAR_TARGET,
     GAP_SHIFT,
     HUBER_DELTA,
-    MAX_STRIDE,
     MEAN_WEIGHT,
+    check_grid,
+    grid_rows,
     octaves,
 )
 from tinytsm.kernels.triton_support import DTYPES, dot, is_number, narrow, product_of
@@ -157,13 +158,6 @@ def _grid_loss_kernel(
         tl.store(counts + o_out, tl.sum(tl.where(known, importance[:, None], 0.0)))
 
 
-def _grid_rows(offset: Tensor, n_tokens: int, stride: int) -> Tensor:
-    """The tokens at which an octave is evaluated, counted through all series: (S * N / stride,)."""
-    each = stride * torch.arange(n_tokens // stride, device=offset.device)
-    before = n_tokens * torch.arange(len(offset), device=offset.device)
-    return ((offset.remainder(stride) + before)[:, None] + each).flatten().int()
-
-
 def _outputs_first(weight: Tensor, patch: int) -> Tensor:
     """(K, R, P * (1 + Q)) to (K, 1 + Q, P, R): one output's P steps are neighbours, R runs fastest."""
     return weight.unflatten(-1, (patch, -1)).permute(0, 3, 2, 1).contiguous()
@@ -196,7 +190,7 @@ def launch_forward(
     by_output = _outputs_first(weight, target.shape[-1])
     sums = []
     for ks, stride in octaves(len(weight)):
-        index = _grid_rows(offset, h.shape[1], stride)
+        index = grid_rows(offset, h.shape[1], stride).int()
         shape = (2, _blocks(index, target.shape[-1]), len(ks))
         partial = torch.empty(shape, dtype=torch.float32, device=h.device)
         _launch(
@@ -219,7 +213,7 @@ def launch_backward(
     h_grad = torch.zeros(flat.shape, dtype=torch.float32, device=h.device)
     weight_grad = torch.zeros(by_output.shape, dtype=torch.float32, device=h.device)
     for (ks, stride), upstream in zip(octaves(len(weight)), grad.float(), strict=True):
-        index = _grid_rows(offset, h.shape[1], stride)
+        index = grid_rows(offset, h.shape[1], stride).int()
         width = len(ks) * outputs
         chunk = max(1, CHUNK_BYTES // (width * h.itemsize * BLOCK_ROWS)) * BLOCK_ROWS
         weight_of = by_output[ks.start : ks.stop].view(width, rank)
@@ -308,20 +302,7 @@ def grid_loss(
     h: (S, N, R) and weight: (K, R, P * (1 + Q)) of one dtype. target: (S, N + K, P) float32. Returns (sum, count),
     (O,) each, in float32. Raises ValueError for shapes that do not fit.
     """
-    series, n_tokens = h.shape[:2]
-    n_horizon, outputs = weight.shape[0], target.shape[-1] * (1 + len(levels))
-    if n_tokens % MAX_STRIDE:
-        raise ValueError(f"h must hold a multiple of {MAX_STRIDE} tokens, got {n_tokens}")
-    if weight.shape[1:] != (h.shape[-1], outputs):
-        raise ValueError(
-            f"weight must be (K, {h.shape[-1]}, {outputs}), got {tuple(weight.shape)}: one output for the mean and "
-            "each level, at each step of a patch"
-        )
-    if target.shape[:2] != (series, n_tokens + n_horizon):
-        raise ValueError(
-            f"target must be ({series}, {n_tokens + n_horizon}, P), one patch for each token and horizon patch, "
-            f"got {tuple(target.shape)}"
-        )
+    check_grid(h, weight, target, levels)
     return _forward(
         *(t.contiguous() for t in (h, weight, target, loc, scale, token_weight, offset, levels))
     )

@@ -324,6 +324,31 @@ def octaves(horizon_patches: int) -> list[tuple[range, int]]:
     return grid
 
 
+def grid_rows(offset: Tensor, n_tokens: int, stride: int) -> Tensor:
+    """The tokens at which an octave is evaluated, counted through all series: (S * N / stride,). offset: (S,)."""
+    each = stride * torch.arange(n_tokens // stride, device=offset.device)
+    before = n_tokens * torch.arange(len(offset), device=offset.device)
+    return ((offset.remainder(stride) + before)[:, None] + each).flatten()
+
+
+def check_grid(h: Tensor, weight: Tensor, target: Tensor, levels: Tensor) -> None:
+    """Raise ValueError unless the shapes of `grid_loss` fit one another."""
+    series, n_tokens, rank = h.shape
+    n_horizon, outputs = weight.shape[0], target.shape[-1] * (1 + len(levels))
+    if n_tokens % MAX_STRIDE:
+        raise ValueError(f"h must hold a multiple of {MAX_STRIDE} tokens, got {n_tokens}")
+    if weight.shape[1:] != (rank, outputs):
+        raise ValueError(
+            f"weight must be (K, {rank}, {outputs}), got {tuple(weight.shape)}: one output for the mean and "
+            "each level, at each step of a patch"
+        )
+    if target.shape[:2] != (series, n_tokens + n_horizon):
+        raise ValueError(
+            f"target must be ({series}, {n_tokens + n_horizon}, P), one patch for each token and horizon patch, "
+            f"got {tuple(target.shape)}"
+        )
+
+
 def pair_loss(raw: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     """Twice the mean pinball loss of the quantiles plus the Huber loss of the mean, per point, in scales.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.test_dart_patch_embed import NAMES, SETTINGS, hard_series, series, weights
 from tinytsm import ops
-from tinytsm.kernels import cpu, reference
+from tinytsm.kernels import cpu, cpu_loops, reference
 from tinytsm.testing import ODD_LENGTHS, assert_as_good_as_eager
 
 pytestmark = [
@@ -130,7 +130,7 @@ def test_asinh_of_any_size_of_numbers():
     size = torch.cat((10 ** torch.linspace(-38, 18, 9999), torch.linspace(0, 5, 9999)))
     x = torch.cat((size, -size, torch.zeros(1)))
     found, bits = x.clone().numpy(), torch.empty(len(x), dtype=torch.int32).numpy()
-    cpu._asinh(found, len(x), bits, bits.view("float32"))
+    cpu_loops.asinh(found, len(x), bits, bits.view("float32"))
     torch.testing.assert_close(
         torch.from_numpy(found).double(), x.double().asinh(), rtol=2.5e-7, atol=0
     )
@@ -324,7 +324,7 @@ def test_they_run_where_nothing_is_learned(monkeypatch):
     assert ops.choose_attention("auto", inputs[0], kind="causal") == "sdpa"
     with torch.enable_grad():
         assert everything() == []
-        with pytest.raises(ValueError, match="attention numba needs a CPU, .* no gradients"):
+        with pytest.raises(ValueError, match="attention numba needs a CPU, .* with gradients"):
             ops.causal_attention(*attention_inputs(2, 4), backend="numba")
     compiled = torch.compile(
         lambda x: ops.swiglu(ops.rms_norm(x, torch.ones(4))), backend="eager", fullgraph=True
@@ -339,4 +339,4 @@ def test_they_run_where_nothing_is_learned(monkeypatch):
 def test_they_need_no_place_to_keep_what_they_compiled(monkeypatch):
     # neither beside the sources nor for the user
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert cpu._jit("contract")(lambda x: 2 * x)(2) == 4
+    assert cpu_loops.jit("contract")(lambda x: 2 * x)(2) == 4

@@ -1,4 +1,4 @@
-"""On CPU the ops are their definitions, need no Triton, and compile in one graph."""
+"""On CPU the ops need no Triton and compile in one graph; attention has back ends to choose from."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tinytsm import ops
-from tinytsm.kernels import reference
+from tinytsm.kernels import cpu_training, reference
 from tinytsm.testing import assert_as_good_as_eager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,34 +30,19 @@ def embed_inputs() -> tuple[torch.Tensor, ...]:
     return x, torch.zeros(3), torch.randn(36, 8, requires_grad=True)
 
 
-def loss_inputs() -> tuple[torch.Tensor, ...]:
-    h, weight = torch.randn(3, 16, 4, requires_grad=True), torch.randn(3, 4, 160)
-    frames = torch.randn(3, 16), torch.rand(3, 16) + 0.5, torch.rand(3, 16)
-    levels = torch.arange(1, 10) / 10
-    target = torch.randn(3, 19, 16)
-    return h, weight.requires_grad_(), target, *frames, torch.arange(3), levels
-
-
 def with_gradients(outputs: tuple[torch.Tensor, ...], *leaves: torch.Tensor) -> list[torch.Tensor]:
     return [*outputs, *torch.autograd.grad(outputs[0].square().sum(), leaves)]
 
 
-@pytest.mark.parametrize("name", ["dart_patch_embed", "grid_loss"])
-def test_cpu_takes_the_definition_in_one_graph(name):
-    op, definition = getattr(ops, name), getattr(reference, name)
-    if name == "grid_loss":
-        inputs, settings = loss_inputs(), {}
-        leaves = inputs[:2]
-    else:
-        inputs, settings = embed_inputs(), EMBED
-        leaves = inputs[2:]
-    truth = with_gradients(definition(*inputs, **settings), *leaves)
-    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
-    for f in (op, compiled):
-        found = with_gradients(f(*inputs, **settings), *leaves)
+def test_training_on_cpu_takes_the_embeddings_definition_in_one_graph():
+    inputs = embed_inputs()
+    truth = with_gradients(reference.dart_patch_embed(*inputs, **EMBED), inputs[2])
+    compiled = torch.compile(ops.dart_patch_embed, fullgraph=True, backend="aot_eager")
+    for f in (ops.dart_patch_embed, compiled):
+        found = with_gradients(f(*inputs, **EMBED), inputs[2])
         for a, b in zip(found, truth, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-        if f is op:
+        if f is ops.dart_patch_embed:
             assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
 
@@ -135,6 +120,7 @@ def test_what_is_chosen_is_what_computes(backend, kind, dtype, monkeypatch):
 
     watch(reference, f"{kind}_attention", "reference")
     watch(ops, "_matmul_attention", "matmul")
+    watch(cpu_training, "causal_attention", "numba")
     watch(torch.nn.functional, "scaled_dot_product_attention", "sdpa")
     qkv, *gains = attention_inputs()
     qkv = qkv.to(dtype)

@@ -469,3 +469,17 @@ def test_compiled_gradients_are_the_eager_ones(tmp_path: Path) -> None:
         assert q.grad is not None, name
         # the pinball loss has a step in its slope: a target within rounding of a quantile may fall on either side
         assert (q.grad - p.grad).norm() <= 1e-2 * p.grad.norm() + 1e-9, name
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists()
+    or "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(),
+    reason="a system without huge pages",
+)
+def test_large_tensors_lie_in_huge_pages() -> None:
+    code = (
+        "import torch; from tinytsm import train; train.use_huge_pages(); x = torch.zeros(1 << 24); "
+        "print(*(line for line in open('/proc/self/smaps_rollup') if 'AnonHuge' in line))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout.split()[1]) > 32_000, found.stdout

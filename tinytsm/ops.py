@@ -1,9 +1,10 @@
 """The one place that chooses how an op is computed: kernel, library or definition, by device.
 
 Signatures are those of `tinytsm.kernels.reference`. On CPU the definitions are called directly, so that the compiler
-can fuse them; where nothing is trained or compiled, as in forecasting, Numba's kernels take the place of those of the
-blocks. The Triton kernels run on CUDA devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests.
-Attention alone has rivals to choose from, on CPU too: `choose_attention` does, for each of its two kinds.
+can fuse them, but for the loss and attention over time in bfloat16, which are Numba's; where nothing is trained or compiled,
+as in forecasting, Numba's kernels take the place of all definitions of the blocks. The Triton kernels run on CUDA
+devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention alone has rivals to choose from,
+on CPU too: `choose_attention` does, for each of its two kinds.
 """
 
 import functools
@@ -79,13 +80,22 @@ def _runs_kernels(x: Tensor) -> bool:
 
 
 def _runs_numba(x: Tensor) -> bool:
-    """Whether Numba's kernels compute: they have no gradients, and torch.compile fuses the definitions."""
+    """Whether Numba's kernels for forecasting compute: without gradients, and torch.compile fuses the definitions."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
         return False
     # imported where it is used, here and below: Numba takes a fifth of a second
     from tinytsm.kernels import cpu
 
     return cpu.supports(x)
+
+
+def _trains_numba(x: Tensor) -> bool:
+    """Whether Numba computes attention over time with gradients, or inside what torch.compile makes."""
+    if x.device.type != "cpu":
+        return False
+    from tinytsm.kernels import cpu_training
+
+    return cpu_training.supports_attention(x)
 
 
 def dart_patch_embed(
@@ -131,9 +141,16 @@ def grid_loss(
     offset: Tensor,
     levels: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.grid_loss`; the kernel gives gradients to `h` and `weight` alone."""
+    """`reference.grid_loss`; the kernels give gradients to `h` and `weight` alone."""
     if _runs_kernels(h) and _loss_kernel.supports(h, weight, target):
         return _loss_kernel.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
+    if h.device.type == "cpu":
+        from tinytsm.kernels import cpu_training
+
+        if cpu_training.supports_loss(h, weight, target):
+            return cpu_training.grid_loss(
+                h, weight, target, loc, scale, token_weight, offset, levels
+            )
     return reference.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
 
 
@@ -206,7 +223,8 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
         and half
         and qkv.shape[-1] % 8 == 0
         and qkv.shape[-1] <= 256,
-        "numba": _runs_numba(qkv) and qkv.shape[-1] % 2 == 0,
+        "numba": qkv.shape[-1] % 2 == 0
+        and (_runs_numba(qkv) or kind == "causal" and _trains_numba(qkv)),
     }
     for name in ATTENTION_BACKENDS:
         if wanted == name and able.get(name, True):
@@ -218,7 +236,8 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
     needs = {
         "triton": "Triton, a CUDA device and heads of width 32, 64 or, in 16 bits, 128",
         "flash-attn": "the package flash-attn, a CUDA device, 16-bit blocks and heads of a multiple of 8",
-        "numba": "a CPU, float32 or bfloat16, heads of an even width, and no gradients or torch.compile",
+        "numba": "a CPU, heads of an even width, and float32 or bfloat16; with gradients or torch.compile, bfloat16 and "
+        "attention over tokens",
     }[wanted]
     raise ValueError(
         f"attention {wanted} needs {needs}, got {qkv.dtype} and head width {qkv.shape[-1]} on {qkv.device.type}; "
@@ -242,14 +261,14 @@ def _favourite(qkv: Tensor, kind: AttentionKind) -> AttentionBackend:
 def causal_attention(
     qkv: Tensor, q_gain: Tensor, k_gain: Tensor, *, backend: str = "auto"
 ) -> Tensor:
-    """`reference.causal_attention`; only `triton` and `numba` have norms and positions inside the kernel."""
+    """`reference.causal_attention`; only `triton`, and `numba` in forecasts, have norms and positions inside the kernel."""
     if qkv.shape[1] == 1:
         # a lone token attends to itself alone
         return qkv[:, :, 2]
     chosen = choose_attention(backend, qkv, kind="causal")
     if chosen == "triton":
         return _causal_kernel.causal_attention(qkv, q_gain, k_gain)
-    if chosen == "numba":
+    if chosen == "numba" and _runs_numba(qkv):
         from tinytsm.kernels import cpu
 
         return cpu.causal_attention(qkv, q_gain, k_gain)
@@ -260,6 +279,10 @@ def causal_attention(
     if chosen == "flash-attn":
         return _flash_attention(q, k, v, causal=True)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (S, H, N, E)
+    if chosen == "numba":
+        from tinytsm.kernels import cpu_training
+
+        return cpu_training.causal_attention(q, k, v).transpose(1, 2)
     attend = _matmul_attention if chosen == "matmul" else F.scaled_dot_product_attention
     return attend(q, k, v, is_causal=True).transpose(1, 2)
 

@@ -31,7 +31,14 @@ from tqdm import tqdm
 from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given
 from tinytsm.data import BATCHES_VERSION, GeneratorError
-from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_device
+from tinytsm.trainer import (
+    Trainer,
+    TrainingError,
+    World,
+    find_compiler,
+    pick_device,
+    use_huge_pages,
+)
 
 # Exit codes of sysexits.h: EX_TEMPFAIL of a piece that leaves more to do, EX_SOFTWARE where the device failed.
 _GO_ON, _DEVICE_FAILED = 75, 70
@@ -110,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns the process's exit code."""
     began = time.perf_counter()
     args = parse(argv)
+    use_huge_pages()
     out = args.out or Path("runs") / args.preset
     try:
         if args.end_in is not None and "max_seconds" in given(args, TrainConfig):

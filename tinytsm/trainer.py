@@ -436,6 +436,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def use_huge_pages() -> None:
+    """Have torch ask for huge pages for large tensors on a CPU, if it has not allocated any tensor yet.
+
+    Activations come and go, and in pages of the usual size their faults take an eighth of a compiled step of `nano`. What the
+    environment says already stays.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def pick_attention(
     wanted: str, config: ModelConfig, device: torch.device
 ) -> dict[ops.AttentionKind, ops.AttentionBackend]:

@@ -1,0 +1,268 @@
+"""Kernels for training on CPU: the library's matmuls, and between them the loops of `cpu_loops`, with gradients.
+
+Each stands for the function of its name in `tinytsm.kernels.reference`, whose letters these are, and is opaque to
+torch.compile, whose own code for it takes twice the time; without a compiler the definitions take six times.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from tinytsm.kernels import cpu_loops as loops
+from tinytsm.kernels.reference import (
+    FAR_TARGET,
+    GAP_SHIFT,
+    HUBER_DELTA,
+    MEAN_WEIGHT,
+    check_grid,
+    grid_rows,
+    octaves,
+)
+
+# Bytes of the horizon head's outputs that exist at once.
+CHUNK_BYTES = 1 << 20
+_CONSTANTS = tuple(np.float32(c) for c in (GAP_SHIFT, HUBER_DELTA, MEAN_WEIGHT, FAR_TARGET))
+
+
+_LOG2E = math.log2(math.e)
+
+
+def _numba_runs() -> bool:
+    """Else the loops would be Python's."""
+    return not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+
+
+# A caller's autocast would round what is multiplied here.
+_in_full = torch.autocast("cpu", enabled=False)
+
+
+def _side_by_side(count: int, run: Callable[[slice], None]) -> None:
+    """Call `run` for all of `count` rows, a share of them on each of torch's threads."""
+    threads = max(1, min(torch.get_num_threads(), count))
+    each = -(-count // threads)
+    shares = [slice(start, min(start + each, count)) for start in range(0, count, max(1, each))]
+    if len(shares) < 2:
+        # not worth a thread
+        for share in shares:
+            run(share)
+        return
+    with ThreadPoolExecutor(len(shares) - 1) as pool:
+        others = [pool.submit(run, share) for share in shares[1:]]
+        run(shares[0])
+        for other in others:
+            other.result()
+
+
+@custom_op("tinytsm::grid_loss_cpu", mutates_args=())
+@_in_full
+def _grid_loss(
+    h: Tensor, weight: Tensor, target: Tensor, loc: Tensor, scale: Tensor, token_weight: Tensor,
+    offset: Tensor, levels: Tensor, gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Sum and count of each octave, and the sums' gradients: of h's rows octave by octave, and of weight."""
+    rank, patch, outputs = h.shape[-1], target.shape[-1], 1 + len(levels)
+    flat = h.reshape(-1, rank)
+    frame = torch.stack([t.reshape(-1) for t in (loc, scale, token_weight)]).numpy()
+    known = target.contiguous().numpy()
+    # outputs before points, an octave's patches side by side, so that the loops run along all of them
+    by_output = weight.unflatten(-1, (patch, outputs)).permute(1, 3, 0, 2)  # (R, 1 + Q, K, P)
+    weight_grad = torch.zeros_like(by_output if gradients else weight[:0])
+    totals, row_grads = [], [h.new_empty(0, rank)]
+    for ks, stride in octaves(len(weight)):
+        index = grid_rows(offset, h.shape[1], stride)
+        inputs = flat[index]
+        part = by_output[:, :, ks.start : ks.stop].reshape(rank, -1)
+        part_grad = torch.zeros_like(part)
+        inputs_grad = torch.empty_like(inputs)
+        out = np.empty((2, len(index)))
+        chunk = max(1, CHUNK_BYTES // (part.shape[1] * part.itemsize))
+        for start in range(0, len(index), chunk):
+            rows = slice(start, min(start + chunk, len(index)))
+            raw = inputs[rows] @ part
+            tiles = raw.view(len(raw), outputs, -1).numpy()
+            tokens, sums = index[rows].numpy(), out[:, rows]
+
+            def run(share: slice, *, tiles=tiles, tokens=tokens, sums=sums, first=ks.start) -> None:
+                loops.pair_losses(
+                    tiles[share], tokens[share], first, known, frame, levels.numpy(), _CONSTANTS,
+                    gradients, sums[:, share],
+                )  # fmt: skip
+
+            _side_by_side(len(raw), run)
+            if gradients:
+                part_grad.addmm_(inputs[rows].t(), raw)
+                torch.mm(raw, part.t(), out=inputs_grad[rows])
+        totals.append(torch.from_numpy(out).sum(1))
+        if gradients:
+            row_grads.append(inputs_grad)
+            weight_grad[:, :, ks.start : ks.stop] = part_grad.view(rank, outputs, len(ks), patch)
+    if gradients:
+        weight_grad = weight_grad.permute(2, 0, 3, 1).reshape(weight.shape)
+    total, count = torch.stack(totals, 1).to(h.dtype)
+    return total.clone(), count.clone(), torch.cat(row_grads), weight_grad
+
+
+@_grid_loss.register_fake
+def _(h, weight, target, loc, scale, token_weight, offset, levels, gradients):
+    grid = octaves(len(weight))
+    rows = sum(len(offset) * (h.shape[1] // stride) for _, stride in grid) if gradients else 0
+    sums = h.new_empty(len(grid)), h.new_empty(len(grid))
+    return (
+        *sums,
+        h.new_empty(rows, h.shape[-1]),
+        torch.empty_like(weight if gradients else weight[:0]),
+    )
+
+
+@custom_op("tinytsm::grid_loss_cpu_backward", mutates_args=())
+def _grid_loss_backward(
+    row_grads: Tensor, weight_grad: Tensor, offset: Tensor, n_tokens: int, upstream: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of h and weight from those that the forward pass has found; upstream: (O,), of each octave's sum."""
+    grid = octaves(len(weight_grad))
+    h_grad = row_grads.new_zeros(len(offset), n_tokens, row_grads.shape[1])
+    start = 0
+    for (_, stride), factor in zip(grid, upstream, strict=True):
+        rows = grid_rows(offset, n_tokens, stride)
+        h_grad.flatten(0, 1).index_add_(0, rows, row_grads[start : start + len(rows)] * factor)
+        start += len(rows)
+    sizes = torch.tensor([len(ks) for ks, _ in grid])
+    return h_grad, weight_grad * upstream.repeat_interleave(sizes)[:, None, None]
+
+
+@_grid_loss_backward.register_fake
+def _(row_grads, weight_grad, offset, n_tokens, upstream):
+    return row_grads.new_empty(len(offset), n_tokens, row_grads.shape[1]), torch.empty_like(
+        weight_grad
+    )
+
+
+def _setup_grid_loss(ctx, inputs, output):
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[2:], inputs[6])
+    ctx.n_tokens = inputs[0].shape[1]
+
+
+def _grid_loss_gradients(ctx, grad, *_):
+    h_grad = weight_grad = None
+    if grad is not None:
+        rows, weights, offset = ctx.saved_tensors
+        h_grad, weight_grad = _grid_loss_backward(rows, weights, offset, ctx.n_tokens, grad)
+    return h_grad, weight_grad, *[None] * 7
+
+
+_grid_loss.register_autograd(_grid_loss_gradients, setup_context=_setup_grid_loss)
+
+
+def supports_loss(h: Tensor, weight: Tensor, target: Tensor) -> bool:
+    """Whether `grid_loss` computes this: float32 on a CPU, and Numba switched on."""
+    tensors = (h, weight, target)
+    return _numba_runs() and all(
+        t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors
+    )
+
+
+def grid_loss(
+    h: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    token_weight: Tensor,
+    offset: Tensor,
+    levels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`reference.grid_loss` in float32; gradients, found in the forward pass, for `h` and `weight` alone.
+
+    Raises ValueError for shapes that do not fit.
+    """
+    check_grid(h, weight, target, levels)
+    wanted = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
+    total, count, _, _ = _grid_loss(
+        h, weight, target, loc, scale, token_weight, offset, levels, wanted
+    )
+    return total, count
+
+
+def _bits(x: Tensor) -> np.ndarray:
+    """bfloat16 without gaps as uint16, which NumPy knows."""
+    return x.view(torch.uint16).numpy()
+
+
+def supports_attention(x: Tensor) -> bool:
+    """Whether `causal_attention` computes this: bfloat16 on a CPU, and Numba switched on."""
+    return _numba_runs() and x.device.type == "cpu" and x.dtype == torch.bfloat16
+
+
+@custom_op("tinytsm::causal_attention_cpu", mutates_args=())
+@_in_full
+def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The answers and the weights, rounded and exact, of queries, keys and values without gaps."""
+    weights = q @ k.transpose(-1, -2)
+    exact = torch.empty_like(weights, dtype=torch.float32)
+    factor = np.float32(q.shape[-1] ** -0.5 * _LOG2E)
+    tiles, into = _bits(weights.flatten(0, 1)), exact.flatten(0, 1).flatten(1).numpy()
+
+    def run(share: slice) -> None:
+        loops.causal_softmax_bfloat16(tiles[share], factor, into[share])
+
+    _side_by_side(len(tiles), run)
+    return weights @ v, weights, exact
+
+
+@_causal_attention.register_fake
+def _(q, k, v):
+    weights = q.new_empty(*q.shape[:-1], q.shape[-2])
+    return torch.empty_like(v), weights, torch.empty_like(weights, dtype=torch.float32)
+
+
+@custom_op("tinytsm::causal_attention_cpu_backward", mutates_args=())
+@_in_full
+def _causal_attention_backward(
+    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, exact: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    scores_grad = grad @ v.transpose(-1, -2)
+    given, tiles = exact.flatten(0, 1).numpy(), _bits(scores_grad.flatten(0, 1))
+    factor = np.float32(q.shape[-1] ** -0.5)
+
+    def run(share: slice) -> None:
+        loops.causal_softmax_backward_bfloat16(given[share], tiles[share], factor)
+
+    _side_by_side(len(tiles), run)
+    v_grad = weights.transpose(-1, -2) @ grad
+    return scores_grad @ k, scores_grad.transpose(-1, -2) @ q, v_grad
+
+
+@_causal_attention_backward.register_fake
+def _(q, k, v, weights, exact, grad):
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _setup_causal_attention(ctx, inputs, output):
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, *output[1:])
+
+
+def _causal_attention_gradients(ctx, grad, *_):
+    if grad is None:
+        return None, None, None
+    return _causal_attention_backward(*ctx.saved_tensors, grad.contiguous())
+
+
+_causal_attention.register_autograd(
+    _causal_attention_gradients, setup_context=_setup_causal_attention
+)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention to a token itself and those before it, in bfloat16. All: (..., N, E); so is what it returns."""
+    attended, _, _ = _causal_attention(q.contiguous(), k.contiguous(), v.contiguous())
+    return attended
