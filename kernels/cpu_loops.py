@@ -268,8 +268,7 @@ def _softplus(gaps: Any, shift: Any, value: Any, slope: Any, bits: Any, power: A
         s = q * q
         log = c4 + s * (c5 + s * (c6 + s * c7))
         log = q * (c0 + s * (c1 + s * (c2 + s * (c3 + s * log))))
-        # x where it is no number
-        value[j] = log if x < _ZERO else x + log
+        value[j] = max(x, _ZERO) + log
     for j in range(count):
         e = slope[j]
         slope[j] = (e if gaps[j] + shift < _ZERO else _ONE) / (_ONE + e)
