@@ -27,10 +27,8 @@ from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
 from tinytsm.data import Batch
 from tinytsm.kernels import reference
-from tinytsm.trainer import Trainer, find_compiler, use_huge_pages
+from tinytsm.trainer import Trainer, find_compiler
 
-# as in training, and so before any tensor
-use_huge_pages()
 ON_GPU = pick_device().type == "cuda"
 # the compiler's own tracing
 pytestmark = pytest.mark.filterwarnings(

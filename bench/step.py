@@ -33,7 +33,7 @@ from tinytsm.kernels import reference
 from tinytsm.model import Model
 from tinytsm.ops import pick_precision
 from tinytsm.optim import Optimizer
-from tinytsm.trainer import World, batch_loss, use_huge_pages
+from tinytsm.trainer import World, batch_loss
 
 PATHS = ("definitions", "shipped", "compiled")
 # First match names the work; what an op or a kernel is called differs by library, so these are broad.
@@ -197,7 +197,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    use_huge_pages()
     device = record.pick_device(args.device)
     presets = args.preset or (["nano"] if TINY else list(PRESETS))
     paths = args.path or list(PATHS)

@@ -5,7 +5,6 @@ They compute in float32 whatever they read. Letters as in `tinytsm.kernels.refer
 
 import functools
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,10 +15,8 @@ from tinytsm.kernels import reference
 
 def supports(x: Tensor) -> bool:
     """Whether the kernels compute on such a tensor, its last axis being what they work along."""
-    # with Numba switched off they would be loops in Python
-    compiled = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
     known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return bool(compiled and known and x.ndim > 1)
+    return loops.compiles() and known and x.ndim > 1
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 _F32, _I32, _U32 = np.float32, np.int32, np.uint32
-_LOG2E = _F32(math.log2(math.e))
+LOG2E = _F32(math.log2(math.e))
 # Masked scores, as in the definition: finite, so that an item without any variate gives numbers.
 _ABSENT = _F32(-1e30)
 # Taylor's series of 2^f: within two units in the last place for f in [-1/2, 1/2].
@@ -23,6 +23,11 @@ _ZERO, _HALF, _ONE, _TWO = _F32(0), _F32(0.5), _F32(1), _F32(2)
 _LOGS = tuple(_F32(2 / (2 * k + 1)) for k in range(8))
 _LN2, _L3, _L5, _L7, _L9 = _F32(math.log(2)), _F32(1 / 3), _F32(1 / 5), _F32(1 / 7), _F32(1 / 9)
 _MOST = float(np.finfo(np.float32).max)
+
+
+def compiles() -> bool:
+    """Whether Numba is switched on: else the loops would be Python's."""
+    return not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 
 def jit(*liberties: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -78,7 +83,7 @@ def attend(
     """
     groups, length, _, heads, width = qkv.shape
     half = cos.shape[1]
-    share, scale = _F32(1) / _F32(width), _LOG2E / np.sqrt(_F32(width))
+    share, scale = _F32(1) / _F32(width), LOG2E / np.sqrt(_F32(width))
     qk = np.empty((2, length, width), _F32)
     p, bits = np.empty(length, _F32), np.empty(length, _I32)
     power = bits.view(_F32)
@@ -127,7 +132,7 @@ def swiglu(x: Any, out: Any) -> None:
     power = bits.view(_F32)
     for i in range(rows):
         for j in range(width):
-            decay[j] = -_LOG2E * x[i, j]
+            decay[j] = -LOG2E * x[i, j]
         exp2(decay, width, bits, power)
         for j in range(width):
             out[i, j] = x[i, j] / (_F32(1) + decay[j]) * x[i, width + j]
@@ -147,7 +152,7 @@ def swiglu_bfloat16(x: Any, out: Any) -> None:
         for j in range(width):
             up_bits[j] = _U32(x[i, width + j]) << _U32(16)
         for j in range(width):
-            decay[j] = -_LOG2E * gate[j]
+            decay[j] = -LOG2E * gate[j]
         exp2(decay, width, bits, power)
         for j in range(width):
             up[j] *= gate[j] / (_F32(1) + decay[j])
@@ -260,7 +265,7 @@ def _softplus(gaps: Any, shift: Any, value: Any, slope: Any, bits: Any, power: A
     c0, c1, c2, c3, c4, c5, c6, c7 = _LOGS
     count = len(gaps)
     for j in range(count):
-        slope[j] = -_LOG2E * abs(gaps[j] + shift)
+        slope[j] = -LOG2E * abs(gaps[j] + shift)
     exp2(slope, count, bits, power)
     for j in range(count):
         x, e = gaps[j] + shift, slope[j]
@@ -378,7 +383,8 @@ def pair_losses(
                 centre[j] = weight * share_of_level * reach[j] * median[j]
         lost = _ZERO
         for j in range(width):
-            lost += loss[j] * reach[j]
+            # where nothing is scored y and reach are 0, and the loss may be infinite; an infinite y is to be seen
+            lost += loss[j] * reach[j] if reach[j] > _ZERO or y[j] != _ZERO else _ZERO
         out[0, r], out[1, r] = lost * weight, known * weight
 
 

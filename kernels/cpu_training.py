@@ -1,14 +1,14 @@
 """Kernels for training on CPU: the library's matmuls, and between them the loops of `cpu_loops`, with gradients.
 
 Each stands for the function of its name in `tinytsm.kernels.reference`, whose letters these are, and is opaque to
-torch.compile, whose own code for it takes twice the time; without a compiler the definitions take six times.
+torch.compile.
 """
 
-import math
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,21 +25,20 @@ from tinytsm.kernels.reference import (
     octaves,
 )
 
-# Bytes of the horizon head's outputs that exist at once.
-CHUNK_BYTES = 1 << 20
+# Bytes of the horizon head's outputs that exist at once; threads that wait for one another make small ones slow.
+CHUNK_BYTES = 16 << 20
 _CONSTANTS = tuple(np.float32(c) for c in (GAP_SHIFT, HUBER_DELTA, MEAN_WEIGHT, FAR_TARGET))
 
 
-_LOG2E = math.log2(math.e)
+def _uncast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Its products are of the dtypes that it is given, whatever its caller's autocast."""
 
+    @functools.wraps(function)
+    def call(*inputs: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return function(*inputs)
 
-def _numba_runs() -> bool:
-    """Else the loops would be Python's."""
-    return not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
-
-
-# A caller's autocast would round what is multiplied here.
-_in_full = torch.autocast("cpu", enabled=False)
+    return call
 
 
 def _side_by_side(count: int, run: Callable[[slice], None]) -> None:
@@ -60,7 +59,7 @@ def _side_by_side(count: int, run: Callable[[slice], None]) -> None:
 
 
 @custom_op("tinytsm::grid_loss_cpu", mutates_args=())
-@_in_full
+@_uncast
 def _grid_loss(
     h: Tensor, weight: Tensor, target: Tensor, loc: Tensor, scale: Tensor, token_weight: Tensor,
     offset: Tensor, levels: Tensor, gradients: bool,
@@ -113,23 +112,27 @@ def _(h, weight, target, loc, scale, token_weight, offset, levels, gradients):
     grid = octaves(len(weight))
     rows = sum(len(offset) * (h.shape[1] // stride) for _, stride in grid) if gradients else 0
     sums = h.new_empty(len(grid)), h.new_empty(len(grid))
+    patches = len(weight) if gradients else 0
     return (
         *sums,
         h.new_empty(rows, h.shape[-1]),
-        torch.empty_like(weight if gradients else weight[:0]),
+        weight.new_empty(patches, *weight.shape[1:]),
     )
 
 
 @custom_op("tinytsm::grid_loss_cpu_backward", mutates_args=())
 def _grid_loss_backward(
-    row_grads: Tensor, weight_grad: Tensor, offset: Tensor, n_tokens: int, upstream: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of h and weight from those that the forward pass has found; upstream: (O,), of each octave's sum."""
-    grid = octaves(len(weight_grad))
-    h_grad = row_grads.new_zeros(len(offset), n_tokens, row_grads.shape[1])
+    h: Tensor, weight: Tensor, offset: Tensor, row_grads: Tensor, weight_grad: Tensor, upstream: Tensor
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of h and weight from those that the forward pass has found; upstream: (O,), of each octave's sum.
+
+    h and weight give their shapes alone, and an error to whom would differentiate once more.
+    """
+    grid = octaves(len(weight))
+    h_grad = h.new_zeros(h.shape)
     start = 0
     for (_, stride), factor in zip(grid, upstream, strict=True):
-        rows = grid_rows(offset, n_tokens, stride)
+        rows = grid_rows(offset, h.shape[1], stride)
         h_grad.flatten(0, 1).index_add_(0, rows, row_grads[start : start + len(rows)] * factor)
         start += len(rows)
     sizes = torch.tensor([len(ks) for ks, _ in grid])
@@ -137,25 +140,20 @@ def _grid_loss_backward(
 
 
 @_grid_loss_backward.register_fake
-def _(row_grads, weight_grad, offset, n_tokens, upstream):
-    return row_grads.new_empty(len(offset), n_tokens, row_grads.shape[1]), torch.empty_like(
-        weight_grad
-    )
+def _(h, weight, offset, row_grads, weight_grad, upstream):
+    return h.new_empty(h.shape), weight.new_empty(weight.shape)
 
 
 def _setup_grid_loss(ctx, inputs, output):
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[2:], inputs[6])
-    ctx.n_tokens = inputs[0].shape[1]
+    h, weight, offset = inputs[0], inputs[1], inputs[6]
+    ctx.save_for_backward(h, weight, offset, *output[2:])
 
 
 def _grid_loss_gradients(ctx, grad, *_):
-    h_grad = weight_grad = None
-    if grad is not None:
-        rows, weights, offset = ctx.saved_tensors
-        h_grad, weight_grad = _grid_loss_backward(rows, weights, offset, ctx.n_tokens, grad)
-    return h_grad, weight_grad, *[None] * 7
+    grads = (None, None) if grad is None else _grid_loss_backward(*ctx.saved_tensors, grad)
+    return *grads, *[None] * 7
 
 
 _grid_loss.register_autograd(_grid_loss_gradients, setup_context=_setup_grid_loss)
@@ -164,7 +162,7 @@ _grid_loss.register_autograd(_grid_loss_gradients, setup_context=_setup_grid_los
 def supports_loss(h: Tensor, weight: Tensor, target: Tensor) -> bool:
     """Whether `grid_loss` computes this: float32 on a CPU, and Numba switched on."""
     tensors = (h, weight, target)
-    return _numba_runs() and all(
+    return loops.compiles() and all(
         t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors
     )
 
@@ -183,7 +181,7 @@ def grid_loss(
 
     Raises ValueError for shapes that do not fit.
     """
-    check_grid(h, weight, target, levels)
+    check_grid(h, weight, target, loc, scale, token_weight, offset, levels)
     wanted = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
     total, count, _, _ = _grid_loss(
         h, weight, target, loc, scale, token_weight, offset, levels, wanted
@@ -198,16 +196,16 @@ def _bits(x: Tensor) -> np.ndarray:
 
 def supports_attention(x: Tensor) -> bool:
     """Whether `causal_attention` computes this: bfloat16 on a CPU, and Numba switched on."""
-    return _numba_runs() and x.device.type == "cpu" and x.dtype == torch.bfloat16
+    return loops.compiles() and x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
 @custom_op("tinytsm::causal_attention_cpu", mutates_args=())
-@_in_full
+@_uncast
 def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The answers and the weights, rounded and exact, of queries, keys and values without gaps."""
     weights = q @ k.transpose(-1, -2)
     exact = torch.empty_like(weights, dtype=torch.float32)
-    factor = np.float32(q.shape[-1] ** -0.5 * _LOG2E)
+    factor = np.float32(q.shape[-1] ** -0.5 * loops.LOG2E)
     tiles, into = _bits(weights.flatten(0, 1)), exact.flatten(0, 1).flatten(1).numpy()
 
     def run(share: slice) -> None:
@@ -224,7 +222,7 @@ def _(q, k, v):
 
 
 @custom_op("tinytsm::causal_attention_cpu_backward", mutates_args=())
-@_in_full
+@_uncast
 def _causal_attention_backward(
     q: Tensor, k: Tensor, v: Tensor, weights: Tensor, exact: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,6 +261,6 @@ _causal_attention.register_autograd(
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention to a token itself and those before it, in bfloat16. All: (..., N, E); so is what it returns."""
+    """Softmax attention to a token itself and those before it, in bfloat16. All: (S, H, N, E); so is what it returns."""
     attended, _, _ = _causal_attention(q.contiguous(), k.contiguous(), v.contiguous())
     return attended

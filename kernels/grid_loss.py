@@ -302,7 +302,7 @@ def grid_loss(
     h: (S, N, R) and weight: (K, R, P * (1 + Q)) of one dtype. target: (S, N + K, P) float32. Returns (sum, count),
     (O,) each, in float32. Raises ValueError for shapes that do not fit.
     """
-    check_grid(h, weight, target, levels)
+    check_grid(h, weight, target, loc, scale, token_weight, offset, levels)
     return _forward(
         *(t.contiguous() for t in (h, weight, target, loc, scale, token_weight, offset, levels))
     )

@@ -331,7 +331,10 @@ def grid_rows(offset: Tensor, n_tokens: int, stride: int) -> Tensor:
     return ((offset.remainder(stride) + before)[:, None] + each).flatten()
 
 
-def check_grid(h: Tensor, weight: Tensor, target: Tensor, levels: Tensor) -> None:
+def check_grid(
+    h: Tensor, weight: Tensor, target: Tensor, loc: Tensor, scale: Tensor, token_weight: Tensor,
+    offset: Tensor, levels: Tensor,
+) -> None:  # fmt: skip
     """Raise ValueError unless the shapes of `grid_loss` fit one another."""
     series, n_tokens, rank = h.shape
     n_horizon, outputs = weight.shape[0], target.shape[-1] * (1 + len(levels))
@@ -347,6 +350,15 @@ def check_grid(h: Tensor, weight: Tensor, target: Tensor, levels: Tensor) -> Non
             f"target must be ({series}, {n_tokens + n_horizon}, P), one patch for each token and horizon patch, "
             f"got {tuple(target.shape)}"
         )
+    frames = {"loc": loc, "scale": scale, "token_weight": token_weight}
+    for name, found, wanted in (
+        *((name, tuple(t.shape), (series, n_tokens)) for name, t in frames.items()),
+        ("offset", tuple(offset.shape), (series,)),
+    ):
+        if found != wanted:
+            raise ValueError(f"{name} must be {wanted}, got {found}")
+    if len(levels) % 2 == 0:
+        raise ValueError(f"levels must be odd in number, the median among them, got {len(levels)}")
 
 
 def pair_loss(raw: Tensor, target: Tensor, levels: Tensor) -> Tensor:

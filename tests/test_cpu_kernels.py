@@ -332,7 +332,7 @@ def test_they_run_where_nothing_is_learned(monkeypatch):
     ran.clear()
     compiled(torch.randn(2, 4))
     assert ran == []
-    monkeypatch.setattr(cpu.numba.config, "DISABLE_JIT", 1)
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     assert everything() == []
 
 

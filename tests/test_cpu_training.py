@@ -104,6 +104,16 @@ def test_what_is_no_number_is_seen_in_the_loss(rng):
         assert run(kernel.grid_loss, data, ONE)[0][0].isnan()
 
 
+def test_what_is_not_scored_counts_nothing_whatever_the_outputs(rng):
+    data = grid(rng, missing=0.0)
+    data.target[:, :, 0] = math.nan
+    plain = run(kernel.grid_loss, data, ONE)
+    data.weight[:, :, :10] = 1e38
+    data.h[:] = data.h.abs() * 10
+    assert all(t.isfinite().all() for t in run(kernel.grid_loss, data, ONE)[:2])
+    assert all(t.isfinite().all() for t in plain)
+
+
 def test_every_run_of_the_loss_gives_the_same_bits(rng, two_threads):
     data = grid(rng, series=7)
     assert equal(*(run(kernel.grid_loss, data, ONE) for _ in range(2)))
@@ -245,7 +255,7 @@ def test_ops_are_registered_as_pytorch_wants_them(rng):
         check(torch.ops.tinytsm.grid_loss_cpu.default, (*leaves, *data[2:], gradients))
     total, _, rows, weights = kernel._grid_loss(*data, True)
     backward = torch.ops.tinytsm.grid_loss_cpu_backward.default
-    check(backward, (rows, weights, data.offset, data.h.shape[1], torch.ones_like(total)))
+    check(backward, (*data[:2], data.offset, rows, weights, torch.ones_like(total)))
     heads = qkv(2, 16, width=8)
     leaves = [t.clone().requires_grad_() for t in heads]
     # its gradients are rounded, and so not those of finite differences
@@ -255,13 +265,46 @@ def test_ops_are_registered_as_pytorch_wants_them(rng):
     check(backward, (*heads, *weights, torch.ones_like(out)))
 
 
-def test_they_compile_in_one_graph(rng):
+def in_one_graph(function):
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="Triton's kernels come first there")
+def test_they_compile_in_one_graph(rng, monkeypatch):
     data = grid(rng)
-    compiled = torch.compile(ops.grid_loss, fullgraph=True, backend="aot_eager")
-    assert equal(*(run(f, data, ONE) for f in (compiled, kernel.grid_loss)))
+    assert equal(*(run(f, data, ONE) for f in (in_one_graph(ops.grid_loss), kernel.grid_loss)))
+    # what falls to the definition
+    exact = data.double()
+    found, truth = (run(f, exact, ONE) for f in (in_one_graph(ops.grid_loss), reference.grid_loss))
+    torch.testing.assert_close(found, truth)
     heads, upstream = qkv(2, 16), torch.randn(2, 2, 16, 32)
-    compiled = torch.compile(kernel.causal_attention, fullgraph=True, backend="aot_eager")
+    compiled = in_one_graph(kernel.causal_attention)
     assert equal(*(attend(f, heads, upstream) for f in (compiled, kernel.causal_attention)))
+    # inside what is compiled it is the same op without gradients
+    inputs = torch.randn(2, 8, 3, 2, 8).bfloat16(), torch.ones(8), torch.ones(8)
+    with torch.no_grad():
+        compiled = in_one_graph(ops.causal_attention)(*inputs)
+    assert torch.equal(compiled, ops.causal_attention(*inputs))
+
+
+def test_gradients_are_found_only_where_they_are_wanted(rng, monkeypatch):
+    wanted, inner = [], kernel._grid_loss
+    monkeypatch.setattr(kernel, "_grid_loss", lambda *args: wanted.append(args[-1]) or inner(*args))
+    data = grid(rng)
+    kernel.grid_loss(*data)
+    data.h.requires_grad_()
+    with torch.no_grad():
+        kernel.grid_loss(*data)
+    kernel.grid_loss(*data)
+    assert wanted == [False, False, True]
+
+
+def test_second_derivatives_are_refused(rng):
+    data = grid(rng)
+    data.h.requires_grad_()
+    (slope,) = torch.autograd.grad(kernel.grid_loss(*data)[0].sum(), data.h, create_graph=True)
+    with pytest.raises(RuntimeError, match="grid_loss_cpu_backward"):
+        slope.square().sum().backward()
 
 
 def test_the_losses_errors_say_what_is_wanted(rng):
@@ -272,3 +315,11 @@ def test_the_losses_errors_say_what_is_wanted(rng):
         kernel.grid_loss(*data._replace(weight=data.weight[:, 1:]))
     with pytest.raises(ValueError, match=r"target must be \(3, 19, P\)"):
         kernel.grid_loss(*data._replace(target=data.target[:, 1:]))
+    for name in ("loc", "scale", "token_weight"):
+        with pytest.raises(ValueError, match=rf"{name} must be \(3, 16\), got \(1, 16\)"):
+            kernel.grid_loss(*data._replace(**{name: getattr(data, name)[:1]}))
+    with pytest.raises(ValueError, match=r"offset must be \(3,\), got \(2,\)"):
+        kernel.grid_loss(*data._replace(offset=data.offset[:2]))
+    even = grid(rng, quantiles=2)
+    with pytest.raises(ValueError, match="levels must be odd in number, .* got 2"):
+        kernel.grid_loss(*even)

@@ -185,12 +185,15 @@ def _train(trainer: Trainer, args: argparse.Namespace, began: float) -> int:
     if args.end_in is not None:
         settings["max_seconds"] = f"until {args.end_in:g} s after the start"
     say(json.dumps(settings), file=sys.stderr)
-    if config.compile and (args.end_in is not None or trainer.clock.progress < 1):
-        if trainer.device.type == "cpu" and find_compiler() is None:
+    if args.end_in is not None or trainer.clock.progress < 1:
+        lacks = config.compile and trainer.device.type == "cpu" and find_compiler() is None
+        if lacks:
             say(
                 "no C++ compiler found (g++ or clang++): going on without --compile",
                 file=sys.stderr,
             )
+        if lacks or not config.compile:
+            trainer.warm_up()
         else:
             say("compiling (a minute or two; later runs find it cached) ...", file=sys.stderr)
             trainer.compile()

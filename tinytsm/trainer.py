@@ -180,10 +180,14 @@ class Trainer:
         """Compile and warm up every batch shape; the weights are not touched."""
         began = time.perf_counter()
         self.model.compile_parts()
+        self.warm_up()
+        self.compile_seconds = time.perf_counter() - began
+
+    def warm_up(self) -> None:
+        """Run every batch shape once, so that kernels are compiled or loaded; the weights are not touched."""
         for bucket in self.plan.buckets:
             self.forward_backward(_blank_batch(bucket, self.plan, self.device))
         self.model.zero_grad(set_to_none=True)
-        self.compile_seconds = time.perf_counter() - began
 
     def save(self) -> Path:
         """Write a checkpoint of the current step into the run; on one process."""
@@ -439,8 +443,8 @@ def pick_device(name: str) -> torch.device:
 def use_huge_pages() -> None:
     """Have torch ask for huge pages for large tensors on a CPU, if it has not allocated any tensor yet.
 
-    Activations come and go, and in pages of the usual size their faults take an eighth of a compiled step of `nano`. What the
-    environment says already stays.
+    A step's activations come and go, and in pages of the usual size each time by many page faults. What the environment
+    says already stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
