@@ -41,7 +41,7 @@ def _uncast(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _side_by_side(count: int, run: Callable[[slice], None]) -> None:
+def _share_out(count: int, run: Callable[[slice], None]) -> None:
     """Call `run` for all of `count` rows, a share of them on each of torch's threads."""
     threads = max(1, min(torch.get_num_threads(), count))
     each = -(-count // threads)
@@ -58,6 +58,21 @@ def _side_by_side(count: int, run: Callable[[slice], None]) -> None:
             other.result()
 
 
+def _pair_losses(
+    tiles: np.ndarray, index: np.ndarray, first: int, target: np.ndarray, frame: np.ndarray,
+    levels: np.ndarray, gradients: bool, out: np.ndarray,
+) -> None:  # fmt: skip
+    """`cpu_loops.pair_losses` on all threads."""
+
+    def run(share: slice) -> None:
+        loops.pair_losses(
+            tiles[share], index[share], first, target, frame, levels, _CONSTANTS, gradients,
+            out[:, share],
+        )  # fmt: skip
+
+    _share_out(len(tiles), run)
+
+
 @custom_op("tinytsm::grid_loss_cpu", mutates_args=())
 @_uncast
 def _grid_loss(
@@ -71,39 +86,32 @@ def _grid_loss(
     known = target.contiguous().numpy()
     # outputs before points, an octave's patches side by side, so that the loops run along all of them
     by_output = weight.unflatten(-1, (patch, outputs)).permute(1, 3, 0, 2)  # (R, 1 + Q, K, P)
-    weight_grad = torch.zeros_like(by_output if gradients else weight[:0])
-    totals, row_grads = [], [h.new_empty(0, rank)]
+    totals, row_grads, weight_grads = [], [], []
     for ks, stride in octaves(len(weight)):
         index = grid_rows(offset, h.shape[1], stride)
         inputs = flat[index]
         part = by_output[:, :, ks.start : ks.stop].reshape(rank, -1)
-        part_grad = torch.zeros_like(part)
-        inputs_grad = torch.empty_like(inputs)
+        if gradients:
+            row_grads.append(torch.empty_like(inputs))
+            weight_grads.append(torch.zeros_like(part))
         out = np.empty((2, len(index)))
         chunk = max(1, CHUNK_BYTES // (part.shape[1] * part.itemsize))
         for start in range(0, len(index), chunk):
             rows = slice(start, min(start + chunk, len(index)))
             raw = inputs[rows] @ part
-            tiles = raw.view(len(raw), outputs, -1).numpy()
-            tokens, sums = index[rows].numpy(), out[:, rows]
-
-            def run(share: slice, *, tiles=tiles, tokens=tokens, sums=sums, first=ks.start) -> None:
-                loops.pair_losses(
-                    tiles[share], tokens[share], first, known, frame, levels.numpy(), _CONSTANTS,
-                    gradients, sums[:, share],
-                )  # fmt: skip
-
-            _side_by_side(len(raw), run)
+            _pair_losses(
+                raw.view(len(raw), outputs, -1).numpy(), index[rows].numpy(), ks.start, known, frame,
+                levels.numpy(), gradients, out[:, rows],
+            )  # fmt: skip
             if gradients:
-                part_grad.addmm_(inputs[rows].t(), raw)
-                torch.mm(raw, part.t(), out=inputs_grad[rows])
+                torch.mm(raw, part.t(), out=row_grads[-1][rows])
+                weight_grads[-1].addmm_(inputs[rows].t(), raw)
         totals.append(torch.from_numpy(out).sum(1))
-        if gradients:
-            row_grads.append(inputs_grad)
-            weight_grad[:, :, ks.start : ks.stop] = part_grad.view(rank, outputs, len(ks), patch)
-    if gradients:
-        weight_grad = weight_grad.permute(2, 0, 3, 1).reshape(weight.shape)
     total, count = torch.stack(totals, 1).to(h.dtype)
+    if not gradients:
+        return total.clone(), count.clone(), h.new_empty(0, rank), torch.empty_like(weight[:0])
+    weight_grad = torch.cat([g.view(rank, outputs, -1, patch) for g in weight_grads], 2)
+    weight_grad = weight_grad.permute(2, 0, 3, 1).reshape(weight.shape)
     return total.clone(), count.clone(), torch.cat(row_grads), weight_grad
 
 
@@ -211,7 +219,7 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
     def run(share: slice) -> None:
         loops.causal_softmax_bfloat16(tiles[share], factor, into[share])
 
-    _side_by_side(len(tiles), run)
+    _share_out(len(tiles), run)
     return weights @ v, weights, exact
 
 
@@ -233,7 +241,7 @@ def _causal_attention_backward(
     def run(share: slice) -> None:
         loops.causal_softmax_backward_bfloat16(given[share], tiles[share], factor)
 
-    _side_by_side(len(tiles), run)
+    _share_out(len(tiles), run)
     v_grad = weights.transpose(-1, -2) @ grad
     return scores_grad @ k, scores_grad.transpose(-1, -2) @ q, v_grad
 

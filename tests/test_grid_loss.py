@@ -78,13 +78,63 @@ def run(loss, data: Inputs, upstream: Tensor) -> list[Tensor]:
     return [total.detach(), count, h.grad, weight.grad]
 
 
-def check(data: Inputs) -> None:
+def compare(loss, data: Inputs) -> list[Tensor]:
+    """Hold a loss and its gradients to eager's error; returns them."""
     # octaves of different weight, as their counts make them
-    upstream = torch.linspace(0.5, 2, len(reference.octaves(len(data.weight))), device=DEVICE)
-    ours = run(kernel.grid_loss, data, upstream)
+    octaves = len(reference.octaves(len(data.weight)))
+    upstream = torch.linspace(0.5, 2, octaves, device=data.h.device)
+    ours = run(loss, data, upstream)
     eager = run(reference.grid_loss, data, upstream)
     truth = run(reference.grid_loss, data.double(), upstream)
     assert_as_good_as_eager(ours, eager, truth, names=NAMES)
+    assert [t.dtype for t in ours[2:]] == [t.dtype for t in eager[2:]]
+    return ours
+
+
+def check(data: Inputs) -> None:
+    compare(kernel.grid_loss, data)
+
+
+def far_away(data: Inputs) -> Inputs:
+    """Targets far from their frames, and huge outputs."""
+    data.target[0, 4:6] = 5e4
+    data.target[1, 3] = -1e18
+    data.h[2] *= 300
+    return data
+
+
+def tied(data: Inputs) -> Inputs:
+    """Outputs of zero and targets at the location: median and mean sit on the target exactly."""
+    ones = {name: torch.ones_like(getattr(data, name)) for name in ("target", "loc", "weight")}
+    return data._replace(h=torch.zeros_like(data.h), **ones)
+
+
+def strided(data: Inputs) -> Inputs:
+    return data._replace(
+        h=data.h.transpose(0, 1).contiguous().transpose(0, 1),
+        weight=data.weight.transpose(1, 2).contiguous().transpose(1, 2),
+        target=data.target.repeat_interleave(2, 0)[::2],
+        levels=data.levels.repeat_interleave(2)[::2],
+    )
+
+
+def assert_refuses_wrong_shapes(loss, data: Inputs) -> None:
+    """data: of 3 series, 16 tokens, rank 24, 160 outputs."""
+    for wrong, message in (
+        ({"h": data.h[:, 1:]}, "multiple of 16 tokens, got 15"),
+        ({"weight": data.weight[:, 1:]}, r"weight must be \(K, 24, 160\), got \(3, 23, 160\)"),
+        ({"target": data.target[:, 1:]}, r"target must be \(3, 19, P\)"),
+        ({"loc": data.loc[:1]}, r"loc must be \(3, 16\), got \(1, 16\)"),
+        ({"scale": data.scale[:1]}, r"scale must be \(3, 16\), got \(1, 16\)"),
+        ({"token_weight": data.token_weight[:1]}, r"token_weight must be \(3, 16\), got \(1, 16\)"),
+        ({"offset": data.offset[:2]}, r"offset must be \(3,\), got \(2,\)"),
+        (
+            {"levels": data.levels[:2], "weight": data.weight[..., :48]},
+            "levels must be odd in number, .* got 2",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(*data._replace(**wrong))
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -143,11 +193,7 @@ def test_chunks_add_up(rng, monkeypatch):
 
 
 def test_targets_far_away_and_huge_outputs(rng):
-    data = inputs(rng)
-    data.target[0, 4:6] = 5e4
-    data.target[1, 3] = -1e18
-    data.h[2] *= 300
-    check(data)
+    check(far_away(inputs(rng)))
 
 
 def test_nothing_scored_is_zero(rng):
@@ -161,11 +207,7 @@ def test_nothing_scored_is_zero(rng):
 
 
 def test_ties_split_the_slope(rng):
-    # at outputs of zero and a target at the location, median and mean sit on the target exactly
-    data = inputs(rng, missing=0.0)
-    data = data._replace(h=torch.zeros_like(data.h), target=torch.ones_like(data.target))
-    data = data._replace(loc=torch.ones_like(data.loc), weight=torch.ones_like(data.weight))
-    check(data)
+    check(tied(inputs(rng, missing=0.0)))
 
 
 def test_a_degenerate_frame_is_not_scored_wherever_it_lies(rng):
@@ -185,12 +227,7 @@ def test_every_run_gives_the_same_bits(rng):
 
 def test_strided_inputs(rng):
     data, upstream = inputs(rng), torch.ones((), device=DEVICE)
-    strided = data._replace(
-        h=data.h.transpose(0, 1).contiguous().transpose(0, 1),
-        weight=data.weight.transpose(1, 2).contiguous().transpose(1, 2),
-        target=data.target.repeat_interleave(2, 0)[::2],
-    )
-    a, b = (run(kernel.grid_loss, d, upstream) for d in (data, strided))
+    a, b = (run(kernel.grid_loss, d, upstream) for d in (data, strided(data)))
     assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
 
 
@@ -237,13 +274,7 @@ def test_dispatch_takes_the_kernel_only_for_what_it_computes(rng, monkeypatch):
 
 
 def test_errors_say_what_is_wanted(rng):
-    data = inputs(rng)
-    with pytest.raises(ValueError, match="multiple of 16 tokens, got 15"):
-        kernel.grid_loss(*data._replace(h=data.h[:, 1:]))
-    with pytest.raises(ValueError, match=r"weight must be \(K, 24, 160\), got \(3, 23, 160\)"):
-        kernel.grid_loss(*data._replace(weight=data.weight[:, 1:]))
-    with pytest.raises(ValueError, match=r"target must be \(3, 19, P\)"):
-        kernel.grid_loss(*data._replace(target=data.target[:, 1:]))
+    assert_refuses_wrong_shapes(kernel.grid_loss, inputs(rng))
 
 
 @pytest.mark.gpu

@@ -2,9 +2,9 @@
 
 Signatures are those of `tinytsm.kernels.reference`. On CPU the definitions are called directly, so that the compiler
 can fuse them, but for the loss, in float32, and attention over time, in bfloat16, which are Numba's; where nothing is
-trained or compiled, as in forecasting, Numba's kernels take the place of all definitions of the blocks. The Triton kernels run on CUDA
-devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention alone has rivals to choose from,
-on CPU too: `choose_attention` does, for each of its two kinds.
+trained or compiled, as in forecasting, Numba's kernels take the place of those of the blocks. The Triton kernels run on
+CUDA devices; TRITON_INTERPRET=1 in the environment runs them on CPU, slowly, for tests. Attention alone has rivals to
+choose from, on CPU too: `choose_attention` does, for each of its two kinds.
 """
 
 import functools
@@ -236,8 +236,8 @@ def choose_attention(wanted: str, qkv: Tensor, *, kind: AttentionKind) -> Attent
     needs = {
         "triton": "Triton, a CUDA device and heads of width 32, 64 or, in 16 bits, 128",
         "flash-attn": "the package flash-attn, a CUDA device, 16-bit blocks and heads of a multiple of 8",
-        "numba": "a CPU, Numba switched on, heads of an even width, and float32 or bfloat16; with gradients or torch.compile, bfloat16 and "
-        "attention over tokens",
+        "numba": "a CPU, Numba switched on, heads of an even width, and float32 or bfloat16; with gradients or "
+        "torch.compile, bfloat16 and attention over tokens",
     }[wanted]
     raise ValueError(
         f"attention {wanted} needs {needs}, got {qkv.dtype} and head width {qkv.shape[-1]} on {qkv.device.type}; "
