@@ -1,10 +1,11 @@
-"""Both attentions, forward alone and with backward: the kernels against PyTorch's, all with norms and positions.
+"""Both attentions, forward alone and with backward: our kernels against PyTorch's, all with norms and positions.
 
 Attention of short groups is bound by memory: its floor is a plain copy. Rivals are the definition run eagerly, the
 library's fused attention behind norms and positions that torch.compile fuses (each of SDPA's back ends for causal
-attention, padded groups for feature attention), and flash-attn where it is installed. The kernels take part on a GPU,
-and in tiny mode also in Triton's interpreter (TRITON_INTERPRET=1), which says nothing of their speed. In every round
-the eager definition takes its turn, so `ratio` is how many times faster than eager a rival is.
+attention, padded groups for feature attention), and flash-attn where it is installed. The Triton kernels take part on a
+GPU, and in tiny mode also in Triton's interpreter (TRITON_INTERPRET=1), which says nothing of their speed; Numba's
+causal attention takes part on a CPU whose blocks are in bfloat16, behind compiled norms and positions too. In every
+round the eager definition takes its turn, so `ratio` is how many times faster than eager a rival is.
 """
 
 import contextlib
@@ -30,8 +31,10 @@ SDPA = {
     "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-RIVALS = [*TRITON, "reference", "compiled", "sdpa", *(SDPA if ON_GPU else ())]
-DTYPES = [torch.bfloat16] if ON_GPU else [torch.float32]
+# Of the blocks, in training.
+DTYPES = [ops.pick_precision(pick_device())]
+NUMBA = ["numba"] if not ON_GPU and torch.bfloat16 in DTYPES else []
+RIVALS = [*TRITON, *NUMBA, "reference", "compiled", "sdpa", *(SDPA if ON_GPU else ())]
 LENGTHS = [32] if TINY else [32, 64, 128, 256, 512, 1024]
 VARIATES = [7] if TINY else [1, 2, 7, 21, 64, 100] if ON_GPU else [1, 7, 21, 100]
 WIDTHS = [32, 64] if ON_GPU else [32]
@@ -103,7 +106,7 @@ def compare(
             calls=20 if ON_GPU else 2,
             rounds=10 if ON_GPU else 5,
             against=None if rival == "reference" else timing.Rotation(eager, inputs),
-            op=op if rival == "triton" else None,
+            op=op if rival in ("triton", "numba") else None,
         )
         tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
         for leaves in (inputs[0], inputs[-1]):

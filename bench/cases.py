@@ -203,11 +203,13 @@ def case(op: str, preset: str, *, tokens: int | None, device: torch.device) -> C
 def rivals(op: str) -> list[str]:
     """Who takes part here: eager and compiled always, our kernel and Liger's where they run.
 
-    In tiny mode the kernels also run in Triton's interpreter, which proves that they do and says nothing of speed.
+    In tiny mode the Triton kernels also run in Triton's interpreter, which proves that they do and says nothing of speed.
     """
     found = ["eager", "compiled"]
     on_gpu = pick_device().type == "cuda"
-    if op in KERNELS and (on_gpu or (TINY and kernel_device() is not None)):
+    interpreted = TINY and kernel_device() is not None
+    # the loss has a kernel for the CPU as well
+    if op == "grid_loss" or op in KERNELS and (on_gpu or interpreted):
         found.insert(0, "kernel")
     if op not in KERNELS and on_gpu and find_spec("liger_kernel") is not None:
         found.append("liger")

@@ -95,7 +95,7 @@ def timed(
     fewer where a few are long enough. Reported beside pytest-benchmark's table, which is per batch and by the wall clock: microseconds per call (on a GPU by its own events), GB/s of the
     bytes that one call must read and write, TFLOP/s, both also as a share of this run's peak, and a GPU's peak memory.
     against: a rival that takes its turn in every round; `ratio` is its time over fn's, with the spread over rounds.
-    op: the ratio is withheld where tests/test_<op>.py fails.
+    op: the ratio is withheld where its kernel's tests fail.
     """
 
     def run(
@@ -144,8 +144,10 @@ def timed(
                     "ratio_low": spread.low,
                     "ratio_high": spread.high,
                 }
-            if op is not None and not TINY and (verdict := verify.tests_of(op)) != "passed":
-                _withhold(benchmark.extra_info, f"tests of {op}: {verdict}")
+            if op is not None and not TINY:
+                verdict = verify.tests_of(op, device.type)
+                if verdict != "passed":
+                    _withhold(benchmark.extra_info, f"tests of {op}: {verdict}")
             taken = timing.peak_bytes(fn, device)
             if taken is not None:
                 benchmark.extra_info["peak_MB"] = taken / 1e6

@@ -12,6 +12,8 @@ from bench.record import ROOT
 
 # The ops whose kernels are ours: their tests decide whether a ratio may be printed.
 OPS = ("dart_patch_embed", "grid_loss", "causal_attention", "feature_attention")
+# Where the tests are of those whose kernel on a CPU is another one.
+_ON_CPU = {"grid_loss": "cpu_training", "causal_attention": "cpu_training"}
 # What `python -m bench.gpu` has found already, as {op: verdict}, so that each benchmark file need not ask again.
 VERDICTS = "TINYTSM_BENCH_VERDICTS"
 _SECONDS = 300
@@ -30,14 +32,15 @@ def verdict(code: int | None, output: str | None = None) -> str:
 
 
 @functools.cache
-def tests_of(op: str) -> str:
-    """`passed`, `failed`, `skipped`, `out of time`, or `absent` where there is no tests/test_<op>.py."""
+def tests_of(op: str, device: str) -> str:
+    """Of the tests of an op's kernel on "cuda" or "cpu": `passed`, `failed`, `skipped`, `out of time`, or `absent` where
+    there are none."""
+    file = f"tests/test_{_ON_CPU.get(op, op) if device == 'cpu' else op}.py"
     path = os.environ.get(VERDICTS)
-    if path is not None and Path(path).exists():
+    if device == "cuda" and path is not None and Path(path).exists():
         known = json.loads(Path(path).read_text())
         if op in known:
             return str(known[op])
-    file = f"tests/test_{op}.py"
     if not (ROOT / file).exists():
         return "absent"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
