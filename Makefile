@@ -85,10 +85,13 @@ bench-peers: $(VENV)-peers/.done  ## other models on this machine, in an environ
 	$(VENV)-peers/bin/python -m bench.peers
 	$(VENV)-peers/bin/python -m bench.report --no-plots
 
-gate: $(VENV)/.dev $(VENV)/triton-3.6  ## compile every kernel for three GPUs under two Tritons, no GPU needed
-	$(BIN)/python -m tinytsm.gate --full --arch 80 90 100 > docs/gate-newest.txt; s=$$?; cat docs/gate-newest.txt; exit $$s
-	PYTHONPATH=$(VENV)/triton-3.6 $(BIN)/python -m tinytsm.gate --full --arch 80 90 100 > docs/gate-3.6.txt; \
-	  s=$$?; cat docs/gate-3.6.txt; exit $$s
+# Under the installed Triton and those of torch 2.13 and 2.11 on CUDA.
+gate: $(VENV)/.dev $(VENV)/triton-3.7 $(VENV)/triton-3.6  ## every kernel compiled for three GPUs and interpreted, under three Tritons, no GPU needed
+	@s=0; for v in newest 3.7 3.6; do \
+	  export PYTHONPATH=$(VENV)/triton-$$v; \
+	  $(BIN)/python -m tinytsm.gate --full --arch 80 90 100 > docs/gate-$$v.txt || s=1; cat docs/gate-$$v.txt; \
+	  $(BIN)/python -m pytest tests/test_interpreter.py || s=1; \
+	done; exit $$s
 
 clean:  ## remove caches and build outputs; keep .venv and runs
 	rm -rf build dist tinytsm.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -125,7 +128,7 @@ $(VENV)-peers/.done: bench/peers/requirements.txt constraints.txt
 	$(VENV)-peers/bin/pip install --no-deps granite-tsfm==0.3.11
 	@touch $@
 
-# The oldest Triton that the kernels keep to, beside the installed one; it needs a NumPy of its time.
-$(VENV)/triton-3.6: $(VENV)/.dev
-	$(BIN)/pip install --target $@ --no-deps 'triton==3.6.0' 'numpy<2.4'
+# Older Tritons, beside the installed one; they need a NumPy of their time.
+$(VENV)/triton-%: $(VENV)/.dev
+	$(BIN)/pip install --target $@ --no-deps 'triton==$*.*' 'numpy<2.4'
 	@touch $@

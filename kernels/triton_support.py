@@ -1,6 +1,6 @@
 """What every Triton kernel here shares: how to multiply, round, launch and reduce on hardware and in the interpreter.
 
-The kernels keep to the common subset of Triton 3.6 and 3.9. `TRITON_INTERPRET=1` in the environment runs them in
+The kernels keep to the common subset of Triton 3.6 to 3.9. `TRITON_INTERPRET=1` in the environment runs them in
 Triton's interpreter, on CPU tensors; it is read once, when Triton is imported.
 """
 
