@@ -4,8 +4,8 @@
     python -m tinytsm.gate --full --arch 80 90 100
 
 Each configuration that `tinytsm.ops` can select is compiled by calling the kernel's own launcher. A configuration
-fails if it does not compile, if it spills registers, if it asks for more shared memory than a block may have, or if it multiplies without
-tensor cores. The exit code is 1 if any does.
+fails if it does not compile, if it spills more than a few registers, if it asks for more shared memory than a block may
+have, or if it multiplies without tensor cores. The exit code is 1 if any does.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from tinytsm.config import PRESETS, QUANTILES
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 # The tensor-core instruction that a dot must become.
 TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+# Bytes of a thread that may lie in local memory: the assembler gives up a few registers for room for another block.
+_SPILL_LIMIT = 32
 _COUNTED = ("HGMMA", "UTCHMMA", "HMMA", "LDL", "STL", "FFMA")
 # tf32: float32 where torch is told to multiply it so
 _DTYPES = {
@@ -137,7 +139,7 @@ def inspect(kernel: Any, *, case: str, arch: int) -> Report:
     registers, stack = int(usage[1]), int(usage[2])
     wanted = TENSOR_CORES[arch]
     faults = []
-    if stack or count["STL"]:
+    if stack > _SPILL_LIMIT:
         faults.append(f"spills {stack} bytes")
     if kernel.metadata.shared > SHARED_LIMIT[arch]:
         faults.append(f"shared memory over {SHARED_LIMIT[arch]} bytes")
