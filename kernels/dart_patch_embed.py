@@ -175,6 +175,7 @@ def _embed_fwd_kernel(
         count = count0[:, None] + tl.cumsum(tl.reshape(within, (BS, BT)), 1)
         level = tl.reshape(tl.max(tl.abs(value), 1), (BS, BT))
         level = tl.maximum(tl.associative_scan(level, 1, maximum), level0[:, None])
+        # the tensor first: in the interpreters of Triton 3.6 and 3.7 a constexpr times a tensor is a constexpr
         usable = tl.where(slow > level * _DEGENERATE + b_resolution[:, None], 1.0, 0.0)
         unit = tl.where(usable > 0, slow, 1.0)
 
