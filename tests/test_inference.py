@@ -1,5 +1,6 @@
 """Strategies around one forward pass: phases and interleaving, averaging, the mirror image, efforts."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -304,3 +305,19 @@ def test_long_histories_long_horizons_and_chosen_strides_are_not_stretched(
     fast, _ = miniature.predict_quantiles([seasonal], 4, effort="fast")
     rule, _ = miniature.predict_quantiles([seasonal], 4, strides="auto", adjust=False)
     assert torch.equal(fast[0], rule[0])
+
+
+def test_the_model_says_what_its_adjusted_forecasts_weigh(
+    miniature: TinyTSM, rng: np.random.Generator
+) -> None:
+    series = np.resize(rng.normal(size=12), 120) + 0.1 * rng.normal(size=120)
+    model = Model(dataclasses.replace(miniature.config, adjusted_weight=0.0)).eval()
+    model.load_state_dict(miniature.model.state_dict())
+    quantiles = {
+        (weight, adjust): predict(forecaster, series, 8, adjust=adjust)
+        for weight, forecaster in ((1, miniature), (0, TinyTSM(model)))
+        for adjust in (True, False)
+    }
+    assert torch.equal(quantiles[0, True], quantiles[0, False])
+    assert torch.equal(quantiles[0, False], quantiles[1, False])
+    assert not torch.allclose(quantiles[1, True], quantiles[1, False])

@@ -63,7 +63,7 @@ def restored(adjusted: Adjusted, forecast: Forecast) -> Forecast:
     """A forecast of the adjusted series alone, with its seasons."""
     alone = adjusted._replace(clear=np.ones_like(adjusted.clear))
     quantiles, mean = forecast
-    return alone.blend((torch.zeros_like(quantiles), torch.zeros_like(mean)), forecast)
+    return alone.blend((torch.zeros_like(quantiles), torch.zeros_like(mean)), forecast, 1.0)
 
 
 def certain(line: np.ndarray) -> Forecast:
@@ -144,7 +144,7 @@ def test_the_largest_and_smallest_numbers(scale: float, rng: np.random.Generator
     forecast = certain(adjusted.values[:, -12:])
     wide = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64)[None, None].repeat(1, 12, 1) * scale
     for quantiles in (forecast[0], wide):
-        back, mean = adjusted.blend(forecast, (quantiles, forecast[1]))
+        back, mean = adjusted.blend(forecast, (quantiles, forecast[1]), 1.0)
         assert back.isfinite().all() and (back.diff(dim=-1) >= 0).all() and mean.isfinite().all()
 
 
@@ -162,8 +162,19 @@ def test_each_variate_has_its_own_seasons(rng: np.random.Generator) -> None:
     # a variate without seasons keeps its forecast to the bit
     quantiles = torch.from_numpy(np.sort(rng.normal(size=(2, 3, 14, 9))))
     plain, other = zip(quantiles, torch.from_numpy(rng.normal(size=(2, 3, 14))), strict=True)
-    for blended, before in zip(together.blend(plain, other), plain, strict=True):
+    for blended, before in zip(together.blend(plain, other, 1.0), plain, strict=True):
         assert torch.equal(blended[1:], before[1:]) and not torch.equal(blended[0], before[0])
+
+
+def test_what_the_adjusted_forecast_weighs(rng: np.random.Generator) -> None:
+    adjusted = adjust((np.resize(rng.normal(size=7), 210) + 0.1 * rng.normal(size=210))[None], 14)
+    assert adjusted is not None
+    quantiles = torch.from_numpy(np.sort(rng.normal(size=(2, 1, 14, 9))))
+    plain, other = zip(quantiles, torch.from_numpy(rng.normal(size=(2, 1, 14))), strict=True)
+    none, half, whole = (adjusted.blend(plain, other, weight) for weight in (0.0, 0.5, 1.0))
+    for at_none, at_half, at_whole, before in zip(none, half, whole, plain, strict=True):
+        assert torch.equal(at_none, before) and not torch.equal(at_whole, before)
+        assert torch.allclose(at_half, (at_none + at_whole) / 2)
 
 
 def spreads(x: np.ndarray, period: int) -> np.ndarray:

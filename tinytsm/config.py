@@ -49,6 +49,9 @@ class ModelConfig:
         512.0, "DART-Norm: half-life of the scale, in observed points; inf for the whole past"
     )
     frame_features: bool = _setting(True, "tell each token how its frame moved")
+    adjusted_weight: float = _setting(
+        1.0, "seasonal adjustment, when forecasting: weight of the forecast without seasons where they are clear"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "d_ff", "head_rank", "patch"):
@@ -67,6 +70,10 @@ class ModelConfig:
         )
         for name in ("half_life_loc", "half_life_scale"):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        _require(
+            0 <= self.adjusted_weight <= 1,
+            f"adjusted_weight must lie in [0, 1], got {self.adjusted_weight}",
+        )
         choices = type(self).__dataclass_fields__["norm"].metadata["choices"]
         _require(
             self.norm in choices, f"norm must be one of {', '.join(choices)}, got {self.norm!r}"
@@ -86,7 +93,9 @@ class ModelConfig:
 PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(),
     "mini": ModelConfig(d_model=256, n_heads=4, d_ff=704, head_rank=128),
-    "tiny": ModelConfig(d_model=512, n_heads=8, d_ff=1408, head_rank=384, context_patches=128),
+    "tiny": ModelConfig(
+        d_model=512, n_heads=8, d_ff=1408, head_rank=384, context_patches=128, adjusted_weight=0.7
+    ),
 }
 
 

@@ -99,8 +99,9 @@ def forecast_items(
     cycles += _periods(others, length, config=forward.config, strategy=plain)
     forecasts = _forecast([*items, *others], length, cycles, forward=forward, strategy=plain)
     results, of_others = forecasts[: len(items)], forecasts[len(items) :]
+    weight = forward.config.adjusted_weight
     for (i, without), other in zip(adjusted.items(), of_others, strict=True):
-        results[i] = without.blend(results[i], other)
+        results[i] = without.blend(results[i], other, weight)
     return results
 
 

@@ -48,12 +48,13 @@ class Adjusted(NamedTuple):
     clear: np.ndarray
 
     def blend(
-        self, plain: tuple[Tensor, Tensor], adjusted: tuple[Tensor, Tensor]
+        self, plain: tuple[Tensor, Tensor], adjusted: tuple[Tensor, Tensor], weight: float
     ) -> tuple[Tensor, Tensor]:
         """A forecast of the series and one of `values` as one: the clearer the seasons, the more of the latter, with the
         seasons put back.
 
-        Each quantiles (V, H, Q), rising, and mean (V, H). What rises over Q still does.
+        Each quantiles (V, H, Q), rising, and mean (V, H). weight: of the latter where nothing could be clearer. What rises
+        over Q still does.
         """
         # of so few numbers NumPy makes several times the speed of PyTorch; the mean is one number more beside the quantiles
         original, without = (
@@ -63,11 +64,12 @@ class Adjusted(NamedTuple):
         scale, shift, spread, clear = (
             of[..., None] for of in (self.scale, self.shift, self.spread, self.clear)
         )
+        share = weight * clear
         middle = without[..., MEDIAN, None]
         with np.errstate(over="ignore"):
             whole = (middle + (without - middle) * spread) * scale + shift
             whole = np.clip(whole, -_LARGEST, _LARGEST)
-        blended = torch.from_numpy((1.0 - clear) * original + clear * whole)
+        blended = torch.from_numpy((1.0 - share) * original + share * whole)
         return blended[..., :-1], blended[..., -1]
 
 
