@@ -19,7 +19,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # A run that left a checkpoint goes on from it; a complete one has nothing left to do.
 RESUME = $(if $(wildcard $(RUN)/checkpoints/step-*),--resume)
 # As `tiny` was last trained on a GPU (docs/models.md).
-RECIPE_GPU := --cuda-graphs --lr 4e-3 --warmup-steps 200 --decay-fraction .5 --ema .998 --short-share .3
+RECIPE_GPU := --cuda-graphs --lr 4e-3 --warmup-steps 200 --decay-fraction .5 --ema .998 --short-share .35 --multivariate-share .1
 MINUTES_GPU ?= 9.5
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 FORECAST = $(RUN)/$(basename $(notdir $(SERIES)))_forecast
