@@ -43,7 +43,8 @@ _KINDS = (
     # the project's own are whole tiles and streams
     ("attention", r"attention|attn|flash|fmha|sdpa|whole_(for|back)ward|stream_(for|back)ward"),
     ("matmul", r"gemm|matmul|nvjet|cutlass|cublas|mm\b|addmm|bmm|einsum|linear|mkldnn"),
-    ("copies", r"memcpy|memset|copy_|clone|contiguous|cat\b"),
+    # a cast that the compiler fused with other work is no copy
+    ("copies", r"memcpy|memset|(?<!_to_)copy_|clone|contiguous|cat\b"),
     ("pointwise and norms", r"triton_|cpp_fused|elementwise|vectorized|reduce|aten::"),
 )
 

@@ -22,6 +22,20 @@ def test_every_kernel_of_attention_is_known_for_one():
     assert {step._kind(name) for name in found} == {"attention"}
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("triton_poi_fused__to_copy_mul_silu_3", "pointwise and norms"),
+        ("triton_poi_fused_clone_1", "copies"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("aten::copy_", "copies"),
+        ("nvjet_tst_128x256_64x4_1x2", "matmul"),
+    ],
+)
+def test_what_a_kernel_does_is_read_from_its_name(name, kind):
+    assert step._kind(name) == kind
+
+
 @pytest.mark.parametrize("name", ["bench_attention", "bench_train"])
 def test_a_gpu_is_left_alone_where_the_cpu_is_asked_for(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
