@@ -86,12 +86,35 @@ def test_scores_are_those_of_a_loop() -> None:
     assert list(result.forecasts)[-1] == "0.5"
 
 
+def test_a_context_may_be_cut_and_scores_keep_their_units() -> None:
+    cut, whole, df = Last(), Last(), frame()
+    short = backtest(cut, df, 4, windows=3, context_length=7)
+    long = backtest(whole, df, 4, windows=3)
+    assert [len(x) for x in cut.contexts] == [7] * 6
+    for few, all_ in zip(cut.contexts, whole.contexts, strict=True):
+        np.testing.assert_array_equal(few, all_[-7:])
+    # what looks at the last value alone forecasts the same, and is measured the same
+    pd.testing.assert_frame_equal(short.scores, long.scores)
+    pd.testing.assert_frame_equal(short.forecasts, long.forecasts)
+
+
+def test_a_window_whose_context_is_all_missing_is_left_out() -> None:
+    x = np.arange(40.0)
+    x[20:30] = np.nan
+    cut = Last()
+    result = backtest(cut, [x], 5, windows=5, context_length=6)
+    assert result.forecasts["cutoff"].unique().tolist() == [14, 34]
+    assert all(len(context) == 6 for context in cut.contexts)
+    whole = backtest(Last(), [x], 5, windows=5)
+    assert whole.forecasts["cutoff"].unique().tolist() == [14, 29, 34]
+
+
 def test_series_without_room_are_named() -> None:
     with pytest.raises(ValueError, match="series '1 target': 3 steps leave no window of 5 steps"):
         backtest(Last(), [np.arange(30.0), np.arange(3.0)], 5)
 
 
-@pytest.mark.parametrize("name", ["windows", "step", "season"])
+@pytest.mark.parametrize("name", ["windows", "step", "season", "context_length"])
 @pytest.mark.parametrize("value", [0, -3, 2.5, True])
 def test_counts_are_whole_numbers_from_one_up(name: str, value: Any) -> None:
     message = f"{name} must be a whole number of at least 1, got {value}"

@@ -67,6 +67,10 @@ def test_backtest(place: Path, capsys: pytest.CaptureFixture[str], miniature: Ti
         frame, 5, windows=3, season=7, id_column=None, timestamp_column="date", target=None
     )
     assert document["scores"]["TinyTSM"]["mase"] == wanted.scores.loc["TinyTSM", "mase"]
+    assert cli.main(["backtest", *flags, "--json", "--season", "7", "--context-length", "4"]) == 0
+    cut = json.loads(capsys.readouterr().out)["scores"]
+    assert cut["seasonal naive"] == document["scores"]["seasonal naive"]
+    assert cut["TinyTSM"]["mase"] != document["scores"]["TinyTSM"]["mase"]
 
 
 def test_anomalies(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,6 +234,14 @@ def test_context_length_keeps_the_newest_and_batches_change_nothing() -> None:
     assert len(model.seen[-1]) == 4
 
 
+def test_a_context_must_hold_a_value() -> None:
+    df = long_frame()
+    df.loc[2:3, "target"] = np.nan
+    with pytest.raises(InputError, match="series 'b target': its newest 2 steps are all missing"):
+        predict_frame(Naive(), df, prediction_length=1, context_length=2)
+    predict_frame(Naive(), df, prediction_length=1, context_length=3)
+
+
 def change(column: str, row: int, value: object) -> pd.DataFrame:
     df = long_frame().astype({column: object})
     df.loc[row, column] = value

@@ -56,6 +56,7 @@ def backtest(
     windows: int = 5,
     step: int | None = None,
     season: int | None = None,
+    context_length: int | None = None,
     quantile_levels: Sequence[float] = QUANTILES,
     id_column: str | None = "item_id",
     timestamp_column: str | None = "timestamp",
@@ -66,7 +67,8 @@ def backtest(
 
     windows: origins per series, at most; as many as leave a step of history. step: steps between origins (None: the
     horizon, so that windows do not overlap). season: steps of the season of MASE and seasonal naive (None: the usual
-    one of the frequency). Raises InputError, a ValueError, where a series leaves no window.
+    one of the frequency). context_length: forecast from only so many newest steps before an origin (None: all); MASE's
+    unit and seasonal naive have all of them. Raises InputError, a ValueError, where a series leaves no window.
     """
     series, layout = split(
         data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq
@@ -78,6 +80,7 @@ def backtest(
         windows=windows,
         step=step,
         season=season,
+        context_length=context_length,
         quantile_levels=quantile_levels,
         layout=layout,
     )
@@ -91,6 +94,7 @@ def run(
     windows: int,
     step: int | None,
     season: int | None,
+    context_length: int | None,
     quantile_levels: Sequence[float],
     layout: Any,
     progress: Callable[[int], object] = lambda done: None,
@@ -100,8 +104,12 @@ def run(
     levels = check_quantiles(quantile_levels)
     if season is not None:
         season = check_count(season, "season")
+    if context_length is not None:
+        context_length = check_count(context_length, "context_length")
     asked = tuple(sorted({*levels, 0.5, _LOW, _HIGH}))
-    planned = plan(series, horizon=horizon, windows=windows, step=step)
+    planned = plan(
+        series, horizon=horizon, windows=windows, step=step, context_length=context_length
+    )
     ours, naive = metrics.Scores(levels=asked), metrics.Scores(levels=asked)
     seasons = [season_of(one) if season is None else season for one in series]
     parts: list[np.ndarray] = []
@@ -116,7 +124,9 @@ def run(
             for x, w in zip(contexts, batch, strict=True)
         ]
         quantiles, mean = forecaster.predict_quantiles(
-            contexts, prediction_length=horizon, quantile_levels=list(asked)
+            [x[-(context_length or len(x)) :] for x in contexts],
+            prediction_length=horizon,
+            quantile_levels=list(asked),
         )
         q = np.asarray(quantiles, np.float64)
         ours.update(labels, quantiles=q, mean=np.asarray(mean), seasonal_errors=units)
@@ -136,8 +146,15 @@ def run(
     return Backtest(forecasts=frame, scores=_score_table(ours, naive, len(planned)))
 
 
-def plan(series: list[Series], *, horizon: int, windows: int, step: int | None) -> list[_Window]:
-    """The windows of every series, oldest first; those without an observed value before or after are left out.
+def plan(
+    series: list[Series],
+    *,
+    horizon: int,
+    windows: int,
+    step: int | None,
+    context_length: int | None,
+) -> list[_Window]:
+    """The windows of every series, oldest first; those without an observed value in context or horizon are left out.
 
     Raises InputError for counts below 1 and for a series without a window.
     """
@@ -151,7 +168,9 @@ def plan(series: list[Series], *, horizon: int, windows: int, step: int | None) 
         usable = [
             _Window(i, origin)
             for origin in origins
-            if origin > seen[0] and (seen[seen >= origin] < origin + horizon).any()
+            if origin > seen[0]
+            and seen[seen < origin][-1] >= origin - (context_length or origin)
+            and (seen[seen >= origin] < origin + horizon).any()
         ]
         if not usable:
             raise InputError(

@@ -256,20 +256,21 @@ def forecast_series(
 ) -> list[Forecast]:
     """Forecast every series; quantiles in the order of `quantile_levels`.
 
-    context_length: use only so many newest steps of each series (None: all).
+    context_length: use only so many newest steps of each series (None: all). Raises InputError where these are all missing.
     progress: called with the number of series that each batch finished.
     """
     levels = check_quantiles(quantile_levels)
     if context_length is not None:
         context_length = check_count(context_length, "context_length")
+    contexts = [_newest(one, context_length) for one in series]
     asked = levels if 0.5 in levels else (*levels, 0.5)
     forecasts = []
     for start in range(0, len(series), batch_size):
         batch = series[start : start + batch_size]
-        # a negative start beyond the length keeps the whole array
-        inputs = [one.values[-(context_length or len(one.values)) :] for one in batch]
         quantiles, _ = forecaster.predict_quantiles(
-            inputs, prediction_length=prediction_length, quantile_levels=list(asked)
+            contexts[start : start + batch_size],
+            prediction_length=prediction_length,
+            quantile_levels=list(asked),
         )
         values = np.asarray(quantiles, dtype=np.float64)  # (n, H, Q)
         wanted = (len(batch), prediction_length, len(asked))
@@ -285,6 +286,19 @@ def forecast_series(
             )
         progress(len(batch))
     return forecasts
+
+
+def _newest(one: Series, context_length: int | None) -> np.ndarray:
+    """So many newest values of a series, None for all."""
+    if context_length is None:
+        return one.values
+    # a negative start beyond the length keeps the whole array
+    values = one.values[-context_length:]
+    if np.isnan(values).all():
+        raise InputError(
+            f"series {one.name!r}: its newest {len(values)} steps are all missing; give a longer context"
+        )
+    return values
 
 
 def to_frame(

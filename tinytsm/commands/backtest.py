@@ -42,6 +42,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--season", metavar="N", help="steps of the season (default: the frequency's usual one)"
     )
+    parser.add_argument(
+        "--context-length",
+        metavar="N",
+        help="forecast from only the newest N steps before an origin (default: all)",
+    )
     console.add_model_flags(parser)
     options.add_flags(parser)
     console.add_column_flags(parser)
@@ -55,18 +60,21 @@ def run(args: argparse.Namespace) -> None:
     horizon = frames.check_horizon(args.horizon)
     windows = console.whole(args.windows, "--windows") or 1
     step, season = console.whole(args.step, "--step"), console.whole(args.season, "--season")
+    context_length = console.whole(args.context_length, "--context-length")
     last = console.whole(args.last, "--last")
     output, chart = console.check_files(args)
     console.check_device(args.device)
     chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args)
-    planned = backtest.plan(series, horizon=horizon, windows=windows, step=step)
+    planned = backtest.plan(
+        series, horizon=horizon, windows=windows, step=step, context_length=context_length
+    )
     forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(planned), "window") as advance:
         result = backtest.run(
             forecaster, series, horizon=horizon, windows=windows, step=step, season=season,
-            quantile_levels=frames.QUANTILES, layout=layout, progress=advance,
+            context_length=context_length, quantile_levels=frames.QUANTILES, layout=layout, progress=advance,
         )  # fmt: skip
     scores = result.scores.reset_index()
     if output is not None:
