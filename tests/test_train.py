@@ -76,7 +76,7 @@ def test_it_learns(tmp_path: Path, optimizer: str) -> None:
     held_out = HeldOut(MODEL, device=CPU, block_dtype=torch.float32)
     before = held_out.score(trainer.model.state_dict()).loss
     assert trainer.run(None) == "complete"
-    assert held_out.score(trainer.averaged).loss < 0.985 * before
+    assert held_out.score(trainer.averaged).loss < 0.98 * before
 
 
 def test_the_command_leaves_a_whole_run(whole_run: Path) -> None:

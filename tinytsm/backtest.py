@@ -15,7 +15,7 @@ import pandas as pd
 
 from tinytsm import metrics
 from tinytsm.config import QUANTILES
-from tinytsm.frames import Series, check_count, check_horizon, check_quantiles
+from tinytsm.frames import Series, check_count, check_horizon, check_quantiles, newest_steps
 from tinytsm.panel import head_columns, split, stamp_name
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
@@ -124,7 +124,7 @@ def run(
             for x, w in zip(contexts, batch, strict=True)
         ]
         quantiles, mean = forecaster.predict_quantiles(
-            [x[-(context_length or len(x)) :] for x in contexts],
+            [newest_steps(x, context_length) for x in contexts],
             prediction_length=horizon,
             quantile_levels=list(asked),
         )
@@ -162,15 +162,15 @@ def plan(
     step = horizon if step is None else check_count(step, "step")
     planned = []
     for i, one in enumerate(series):
-        seen = np.flatnonzero(~np.isnan(one.values))
+        seen = ~np.isnan(one.values)
         newest = len(one.values) - horizon
         origins = range(newest - step * (windows - 1), newest + 1, step)
         usable = [
             _Window(i, origin)
             for origin in origins
-            if origin > seen[0]
-            and seen[seen < origin][-1] >= origin - (context_length or origin)
-            and (seen[seen >= origin] < origin + horizon).any()
+            if origin > 0
+            and newest_steps(seen[:origin], context_length).any()
+            and seen[origin : origin + horizon].any()
         ]
         if not usable:
             raise InputError(

@@ -262,7 +262,13 @@ def forecast_series(
     levels = check_quantiles(quantile_levels)
     if context_length is not None:
         context_length = check_count(context_length, "context_length")
-    contexts = [_newest(one, context_length) for one in series]
+    contexts = [newest_steps(one.values, context_length) for one in series]
+    for one, context in zip(series, contexts, strict=True):
+        # a series has a value somewhere: what reads it sees to that
+        if np.isnan(context).all():
+            raise InputError(
+                f"series {one.name!r}: its newest {len(context)} steps are all missing; give a longer context"
+            )
     asked = levels if 0.5 in levels else (*levels, 0.5)
     forecasts = []
     for start in range(0, len(series), batch_size):
@@ -288,17 +294,9 @@ def forecast_series(
     return forecasts
 
 
-def _newest(one: Series, context_length: int | None) -> np.ndarray:
-    """So many newest values of a series, None for all."""
-    if context_length is None:
-        return one.values
-    # a negative start beyond the length keeps the whole array
-    values = one.values[-context_length:]
-    if np.isnan(values).all():
-        raise InputError(
-            f"series {one.name!r}: its newest {len(values)} steps are all missing; give a longer context"
-        )
-    return values
+def newest_steps(values: np.ndarray, context_length: int | None) -> np.ndarray:
+    """The newest `context_length` of values (T,), at least 1; all of them where it is None or more than T."""
+    return values if context_length is None else values[-context_length:]
 
 
 def to_frame(
