@@ -47,17 +47,15 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
         pipeline = Chronos2Pipeline.from_pretrained("amazon/chronos-2", device_map="cpu")
     context_df = panel()
     future_df = future_of(context_df, 24)
-    with pytest.warns(UnusedCovariates, match=r"not used: .* \(price\)") as caught:
-        pred_df = pipeline.predict_df(
-            context_df,
-            future_df=future_df,
-            prediction_length=24,
-            quantile_levels=[0.1, 0.5, 0.9],
-            id_column="id",
-            timestamp_column="timestamp",
-            target="target",
-        )
-    assert Path(caught[0].filename).name == Path(__file__).name
+    pred_df = pipeline.predict_df(
+        context_df,
+        future_df=future_df,
+        prediction_length=24,
+        quantile_levels=[0.1, 0.5, 0.9],
+        id_column="id",
+        timestamp_column="timestamp",
+        target="target",
+    )
     assert list(pred_df) == ["id", "timestamp", "target_name", "predictions", "0.1", "0.5", "0.9"]
     assert pred_df["timestamp"].tolist() == future_df["timestamp"].tolist()
     np.testing.assert_array_equal(pred_df["predictions"], pred_df["0.5"])
@@ -67,7 +65,10 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
     ("spoil", "message"),
     [
         (lambda f: f.drop(columns="id"), "future_df has no column 'id'; it has: timestamp, price"),
-        (lambda f: f.assign(target=1.0), "future_df holds the target 'target'; drop that column"),
+        (
+            lambda f: f.assign(target=1.0),
+            "column 'target' has another role and cannot be a covariate too; leave it out of future_df",
+        ),
         (
             lambda f: f.iloc[:-1],
             "the 5 steps from 2024-03-01 .* for series 'b', got 4 rows; .* none instead of 2024-03-05",
@@ -76,7 +77,7 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
             lambda f: f.assign(timestamp=f["timestamp"] + pd.Timedelta(days=1)),
             "the 5 steps from 2024-03-01 .* for series 'a', got 5 rows; .* 2024-03-02 .* of 2024-03-01",
         ),
-        (lambda f: f.iloc[:0], "future_df has no rows; give the 5 steps of each series"),
+        (lambda f: f.iloc[:0], "future_df has no rows; give the steps to come of each series"),
         (lambda f: f.assign(timestamp=None), "future_df, row 0, column 'timestamp': time stamp is"),
     ],
 )
@@ -93,11 +94,28 @@ def test_mistakes_in_future_df_are_found(
 
 
 def test_future_df_in_any_order_changes_nothing(miniature: TinyTSM) -> None:
-    df = panel()
+    df, future = panel(), future_of(panel(), 5)
+    future["price"] = np.arange(10)
+    ordered = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
+    shuffled = future.sample(frac=1, random_state=0)
+    given = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=shuffled)
+    pd.testing.assert_frame_equal(ordered, given)
+    # each series has its own part of it
+    q, _, _ = miniature.predict_with_covariates(
+        [df.loc[df["id"] == i, "target"] for i in "ab"],
+        [np.concatenate((np.arange(60) % 7, own)) for own in (np.arange(5), np.arange(5, 10))],
+        5,
+    )
+    np.testing.assert_array_equal(ordered.iloc[:, 4:].to_numpy(), q.reshape(10, 9))
+
+
+def test_what_the_history_does_not_have_is_not_used(miniature: TinyTSM) -> None:
+    df, future = panel(), future_of(panel(), 5)
     plain = miniature.predict_df(df, id_column="id", prediction_length=5)
-    shuffled = future_of(df, 5).sample(frac=1, random_state=0)
-    with pytest.warns(UnusedCovariates):
-        given = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=shuffled)
+    future = future.rename(columns={"price": "weather"})
+    with pytest.warns(UnusedCovariates, match="history does not have .*: weather") as caught:
+        given = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
+    assert Path(caught[0].filename).name == Path(__file__).name
     pd.testing.assert_frame_equal(plain, given)
 
 
@@ -117,8 +135,7 @@ def test_future_df_is_read_as_the_history(miniature: TinyTSM, write, mixed: bool
     if not mixed:
         future["timestamp"] = write(future["timestamp"])
     df["timestamp"] = write(df["timestamp"])
-    with pytest.warns(UnusedCovariates):
-        got = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
+    got = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
     assert [stamp.day for stamp in got["timestamp"]] == [1, 2, 3, 4, 5] * 2
 
 
@@ -139,6 +156,18 @@ def test_nixtla_columns_and_values(miniature: TinyTSM) -> None:
     )
     with pytest.raises(ValueError, match="level is a coverage in percent .* got 0.8|got 120"):
         NixtlaForecaster(miniature).forecast(df, h=3, level=[120])
+
+
+def test_nixtla_covariates(miniature: TinyTSM) -> None:
+    from tinytsm.adapters.nixtla import NixtlaForecaster
+
+    names = {"id": "unique_id", "timestamp": "ds", "target": "y"}
+    df, future = panel(), future_of(panel(), 3)
+    given = NixtlaForecaster(miniature).forecast(
+        df.rename(columns=names), h=3, X_df=future.rename(columns=names)
+    )
+    same = miniature.predict_df(df, id_column="id", prediction_length=3, future_df=future)
+    np.testing.assert_array_equal(given["TinyTSM"], same["predictions"])
 
 
 def test_nixtla_cross_validation(miniature: TinyTSM) -> None:
@@ -191,6 +220,13 @@ def test_gluonts_evaluates_the_predictor() -> None:
     crps = table["mean_weighted_sum_quantile_loss"].item()
     assert crps == pytest.approx(ours.loc["TinyTSM", "crps"], rel=1e-5)
 
+    # covariates as GluonTS lays them: one row each, the steps to come at its end
+    known = np.arange(87.0)[None] % 5
+    target = frame.loc[frame["id"] == "a", "target"].to_numpy()
+    entry = {"target": target, "start": pd.Period("2024", "D"), "feat_dynamic_real": known}
+    (informed,) = predictor.predict([entry])
+    q, _, _ = predictor.model.predict_with_covariates([target], known, 7)
+    np.testing.assert_array_equal(informed.quantile(0.5), q[0, :, 4])
     entry = {"target": np.ones((2, 5)), "start": pd.Period("2024", "D"), "item_id": "x"}
     with pytest.raises(ValueError, match=r"target of 'x' must have shape \(T,\), got \(2, 5\)"):
         list(predictor.predict([entry]))
@@ -232,6 +268,8 @@ def test_fev_task(tmp_path: Path) -> None:
             "id": ["a", "b"],
             "timestamp": [list(pd.date_range("2024-01-01", periods=60))] * 2,
             "target": [list(np.sin(t / 3)), list(5 + np.cos(t / 4))],
+            "price": [list(t % 5.0), list(t % 3.0)],
+            "kind": [["a"] * 60, ["b"] * 60],
         }
     ).to_parquet(tmp_path / "data.parquet")
     done = run(
@@ -241,7 +279,8 @@ def test_fev_task(tmp_path: Path) -> None:
         "import fev\n"
         "from tinytsm.adapters.fev import TinyTSMModel\n"
         f"task = fev.Task(dataset_path={str(tmp_path / 'data.parquet')!r}, horizon=6, num_windows=2,\n"
-        "    eval_metric='WQL', quantile_levels=[0.1, 0.5, 0.9], seasonality=7)\n"
+        "    eval_metric='WQL', quantile_levels=[0.1, 0.5, 0.9], seasonality=7,\n"
+        "    known_dynamic_columns=['price', 'kind'])\n"
         "model = TinyTSMModel(device='cpu', effort='fast')\n"
         "assert model.model.options.effort == 'fast'\n"
         "predictions = model.fit_predict(task)\n"

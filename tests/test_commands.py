@@ -73,6 +73,46 @@ def test_backtest(place: Path, capsys: pytest.CaptureFixture[str], miniature: Ti
     assert cut["TinyTSM"]["mase"] != document["scores"]["TinyTSM"]["mase"]
 
 
+def test_covariates(place: Path, capsys: pytest.CaptureFixture[str], miniature: TinyTSM) -> None:
+    table = pd.read_csv("data.csv")
+    kinds = np.where(np.arange(95) % 9 < 2, "sale", "none")
+    table["day"] = kinds[:90]
+    table.to_csv("known.csv", index=False)
+    dates = pd.date_range("2024-03-31", periods=5).strftime("%Y-%m-%d")
+    coming = pd.DataFrame({"date": dates, "day": kinds[90:], "south": np.ones(5), "moon": 0})
+    coming.to_csv("coming.csv", index=False)
+    flags = ["known.csv", "--horizon", "5"]
+    assert cli.main(["forecast", *flags, "--future", "coming.csv", "--quantiles", ".5"]) == 0
+    out, err = capsys.readouterr()
+    assert "tinytsm: columns that the history does not have are not used: moon\n" in err
+    assert re.search(r"tinytsm: covariates count in [01] of 1 series", err)
+    # a column of numbers that the future has is no target
+    assert {line.split(",")[0] for line in out.splitlines()[1:]} == {"north"}
+    known = np.column_stack((kinds == "sale", kinds == "none", [*table["south"], *[1.0] * 5]))
+    q, _, _ = miniature.predict_with_covariates([table["north"]], [known], 5, [0.5])
+    got = [float(line.split(",")[-1]) for line in out.splitlines()[1:]]
+    np.testing.assert_allclose(got, q[0, :, 0], rtol=1e-11)
+
+    flags += ["--windows", "2", "--target", "north", "--json"]
+    assert cli.main(["backtest", *flags, "--covariate", "day", "--covariate", "south"]) == 0
+    score = json.loads(capsys.readouterr().out)["scores"]["TinyTSM"]["mae"]
+    medians = [
+        miniature.predict_with_covariates([table["north"][:o]], [known[: o + 5]], 5, [0.5])[0]
+        for o in (80, 85)
+    ]
+    truth = table["north"].to_numpy()[80:].reshape(2, 1, 5, 1)
+    assert score == pytest.approx(np.abs(np.stack(medians) - truth).mean())
+    for flag, message in (
+        (
+            "--covariate=wind",
+            "covariate 'wind' is no column; the table has: date, north, south, day",
+        ),
+        ("--covariate=north", "column 'north' has another role and cannot be a covariate too"),
+    ):
+        assert cli.main(["backtest", *flags, flag]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_anomalies(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     flags = ["anomalies", "data.csv", "--threshold", "1e-9"]

@@ -364,3 +364,64 @@ def test_any_table_gives_a_forecast_or_one_line(table: str) -> None:
         else:
             assert len(got) > 0
             assert not got.isna().any(axis=None)
+
+
+def test_covariates_lie_on_the_grid_and_texts_are_kinds() -> None:
+    df = pd.DataFrame(
+        {
+            "day": ["2024-01-04", "2024-01-01", "2024-01-02"],
+            "y": [4.0, 1, 2],
+            "hot": [True, False, True],
+            "sky": pd.Categorical(["rain", None, "sun"], categories=["sun", "rain", "snow"]),
+        }
+    )
+    future = pd.DataFrame(
+        {"day": ["2024-01-06", "2024-01-05"], "hot": [False, True], "sky": ["snow", "sun"]}
+    )
+    (one,), layout, _ = frames.read_frame(
+        df,
+        id_column=None,
+        timestamp_column="day",
+        target=None,
+        freq="D",
+        future_df=future,
+        horizon=2,
+    )
+    assert layout.targets == ("y",)
+    nan = np.nan
+    assert one.known is not None
+    np.testing.assert_array_equal(one.values, [1, 2, nan, 4])
+    # hot, rain, sun: the third day has no row, and no day of the history had snow
+    np.testing.assert_array_equal(
+        one.known,
+        [[0, nan, nan], [1, 0, 1], [nan] * 3, [1, 1, 0], [1, 0, 1], [0, 0, 0]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"price": ["a", 1, 2]}, "line 1, column 'price': 'a' is not a number|'price': 'a' is not"),
+        ({"price": [np.inf, 1, 2]}, "column 'price': the value is infinite"),
+        (
+            {"step": [3, 4, 6]},
+            "the 3 steps from 3 to 5 .* the first that differs is 6 instead of 5",
+        ),
+    ],
+)
+def test_a_future_that_cannot_be_used_is_named(spoil: dict, message: str) -> None:
+    df = pd.DataFrame({"step": range(3), "y": 1.0, "price": [1.0, 2, 3]})
+    future = pd.DataFrame({"step": [3, 4, 5], "price": [1.0, 2, 3]}).assign(**spoil)
+    with pytest.raises(InputError, match=message):
+        predict_frame(
+            Naive(), df, prediction_length=3, id_column=None, timestamp_column="step", target="y",
+            future_df=future,
+        )  # fmt: skip
+
+
+def test_a_name_is_no_covariate() -> None:
+    df = pd.DataFrame({"y": 1.0, "remark": [f"no. {i}" for i in range(60)]})
+    with pytest.raises(InputError, match="covariate 'remark' has 60 different texts, more than 50"):
+        frames.read_frame(
+            df, id_column=None, timestamp_column=None, target="y", freq=None, covariates=["remark"]
+        )

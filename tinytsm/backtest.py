@@ -15,7 +15,14 @@ import pandas as pd
 
 from tinytsm import metrics
 from tinytsm.config import QUANTILES
-from tinytsm.frames import Series, check_count, check_horizon, check_quantiles, newest_steps
+from tinytsm.frames import (
+    Series,
+    ask,
+    check_count,
+    check_horizon,
+    check_quantiles,
+    newest_steps,
+)
 from tinytsm.panel import head_columns, split, stamp_name
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
@@ -62,17 +69,20 @@ def backtest(
     timestamp_column: str | None = "timestamp",
     target: str | list[str] | None = "target",
     freq: str | int | None = None,
+    covariates: Sequence[str] = (),
 ) -> Backtest:
     """Backtest on a frame, read as `predict_df` reads it, or on arrays.
 
     windows: origins per series, at most; as many as leave a step of history. step: steps between origins (None: the
     horizon, so that windows do not overlap). season: steps of the season of MASE and seasonal naive (None: the usual
     one of the frequency). context_length: forecast from only so many newest steps before an origin (None: all); MASE's
-    unit and seasonal naive have all of them. Raises InputError, a ValueError, where a series leaves no window.
+    unit and seasonal naive have all of them. covariates: columns of the frame that every forecast knows, those of its own
+    steps too, as with `predict_df`'s future_df. Raises InputError, a ValueError, where a series leaves no window.
     """
     series, layout = split(
-        data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq
-    )
+        data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq,
+        covariates=covariates,
+    )  # fmt: skip
     return run(
         forecaster,
         series,
@@ -123,13 +133,11 @@ def run(
             metrics.seasonal_error(x, seasons[w.series])
             for x, w in zip(contexts, batch, strict=True)
         ]
-        quantiles, mean = forecaster.predict_quantiles(
-            [newest_steps(x, context_length) for x in contexts],
-            prediction_length=horizon,
-            quantile_levels=list(asked),
-        )
-        q = np.asarray(quantiles, np.float64)
-        ours.update(labels, quantiles=q, mean=np.asarray(mean), seasonal_errors=units)
+        visible = [
+            series[w.series].window(w.origin, horizon, context_length=context_length) for w in batch
+        ]
+        q, mean, _ = ask(forecaster, visible, horizon, asked)
+        ours.update(labels, quantiles=q, mean=mean, seasonal_errors=units)
         pairs = [
             metrics.seasonal_naive(x, horizon=horizon, season=seasons[w.series], levels=asked)
             for x, w in zip(contexts, batch, strict=True)

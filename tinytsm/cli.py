@@ -56,6 +56,8 @@ examples:
       write the table to a file and draw the last points with the forecast
   tinytsm forecast shops.parquet --horizon 14 --id-column shop --target sold --quantiles .05,.5,.95
       a long table: one row per shop and day
+  tinytsm forecast load.csv --horizon 24 --target load --future weather.csv
+      with what is known of the next 24 hours: the columns that both tables have, such as temperature or holiday
   cat load.csv | tinytsm forecast - --horizon 48 --json
       pipes: table in, JSON out
 
@@ -104,6 +106,11 @@ def _add_forecast_flags(parser: argparse.ArgumentParser) -> None:
         "--context-length",
         metavar="N",
         help="use only the newest N steps of each series (default: all)",
+    )
+    parser.add_argument(
+        "--future",
+        metavar="FILE",
+        help="table of what is known of the steps to come: its columns that the data have too are covariates",
     )
     options.add_flags(parser)
     console.add_column_flags(parser)
@@ -161,7 +168,7 @@ def _forecast(args: argparse.Namespace) -> None:
     console.check_device(args.device)
     chosen = console.forecast_options(args)
     model = console.find_model(args.model)
-    series, layout, notes = console.read_series(args, horizon=horizon)
+    series, layout, notes = console.read_series(args, horizon=horizon, future=args.future)
     forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(series), "series") as advance:
         forecasts = frames.forecast_series(
@@ -171,6 +178,11 @@ def _forecast(args: argparse.Namespace) -> None:
             quantile_levels=levels,
             context_length=context_length,
             progress=advance,
+        )
+    if args.future is not None:
+        counted = sum(one.weight > 0 for one in forecasts)
+        console.note(
+            f"covariates count in {counted:,} of {len(forecasts):,} series, where they helped in the newest past"
         )
 
     if args.json or (output is not None and output.suffix.lower() == ".json"):

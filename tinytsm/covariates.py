@@ -1,83 +1,159 @@
-"""Known future values of other columns (`future_df`): checked as Chronos-2 would, and said not to be used.
+"""Covariates of frames: columns beside the targets, and what is known of them in the steps to come (`future_df`).
 
-tinytsm forecasts a target from its own past. A caller who passes a frame of what is known about the future must hear
-that it has no effect, and hear of the mistakes in it that another forecaster would have stumbled over.
+Here they are checked, as Chronos-2 would, and become numbers; `tinytsm.exogenous` forecasts with them.
 """
 
-import warnings
+import dataclasses
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from tinytsm.columns import levels_as_columns, place
-from tinytsm.tables import InputError
+from tinytsm.columns import Layout, numbers, place
+from tinytsm.tables import InputError, is_text
 from tinytsm.timeline import parse_stamps
 
 if TYPE_CHECKING:
     from tinytsm.frames import Series
+
+# Each text of a column is a covariate of its own; with more it is a name or a remark.
+_MOST_TEXTS = 50
 
 
 class UnusedCovariates(UserWarning):
     """Columns that were given to be used, and are not."""
 
 
-def check_future(
-    future_df: pd.DataFrame,
-    df: pd.DataFrame,
-    series: "list[Series]",
-    *,
-    horizon: int,
-    id_column: str | None,
-    timestamp_column: str | None,
-    targets: tuple[str, ...],
-) -> None:
-    """Warn that the future's columns are not used.
+def unused_columns(future: pd.DataFrame, df: pd.DataFrame) -> list[str]:
+    """Columns of the future that the history does not have, so that nothing tells what they do."""
+    return [str(c) for c in future.columns if c not in df.columns]
 
-    df: the history, whose stamps say how the future's are read. Raises InputError where a column is missing, a target is
-    among them, or the stamps of an item are not those that are forecast.
+
+def shared_columns(future: pd.DataFrame, df: pd.DataFrame, layout: Layout) -> tuple[str, ...]:
+    """The covariates: columns that the future and the history both have, ids and stamps aside.
+
+    Raises InputError where the ids or the stamps are missing, and for a future without rows.
     """
-    future = levels_as_columns(future_df, id_column, timestamp_column)
-    for column in (id_column, timestamp_column):
-        if column is not None and column not in future.columns:
+    roles = [c for c in (layout.id_column, layout.timestamp_column) if c is not None]
+    for column in roles:
+        if column not in future.columns:
             raise InputError(
                 f"future_df has no column {column!r}; it has: {', '.join(map(str, future.columns))}"
             )
     if future.empty:
         raise InputError(
-            f"future_df has no rows; give the {horizon} steps of each series, or leave it out"
+            "future_df has no rows; give the steps to come of each series, or leave it out"
         )
-    if known := [t for t in targets if t in future.columns]:
-        raise InputError(f"future_df holds the target {known[0]!r}; drop that column")
-    if timestamp_column is not None:
-        stamps = _read_like(df[timestamp_column], future, timestamp_column)
-        by_item = {} if id_column is None else stamps.groupby(future[id_column].to_numpy()).groups
-        for one in {own.item: own for own in series}.values():
-            index = one.timeline.future(horizon)
-            rows = slice(None) if id_column is None else by_item.get(one.item, [])
+    return tuple(c for c in future.columns if c in df.columns and c not in roles)
+
+
+def set_aside(
+    layout: Layout, df: pd.DataFrame, names: Sequence[str], *, target: str | Sequence[str] | None
+) -> Layout:
+    """The layout without covariates among its targets. target: as the caller named it, None if they were found.
+
+    Raises InputError for a covariate that is not there or has another role, and where no target is left.
+    """
+    for name in names:
+        if name not in df.columns:
+            known = ", ".join(map(str, df.columns[:20]))
+            raise InputError(f"covariate {name!r} is no column; the table has: {known}")
+        if name in (layout.id_column, layout.timestamp_column) or (
+            target is not None and name in layout.targets
+        ):
+            raise InputError(
+                f"column {name!r} has another role and cannot be a covariate too; leave it out of future_df (--future, "
+                "--covariate)"
+            )
+    left = tuple(t for t in layout.targets if t not in names)
+    if not left:
+        raise InputError(
+            f"no column is left to forecast: {', '.join(map(str, names))} are covariates; name the target"
+        )
+    return dataclasses.replace(layout, targets=left)
+
+
+def encode(
+    df: pd.DataFrame, names: Sequence[str], future: pd.DataFrame | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Covariates as numbers, NaN where missing: (rows, C) of the history and of the future, None where there is none.
+
+    A column of texts becomes one for each text of the history, 1 where it stands. Raises InputError for infinities, for
+    text among numbers and for too many texts.
+    """
+    tables = [df] if future is None else [df, future]
+    encoded: list[list[np.ndarray]] = [[] for _ in tables]
+    for name in names:
+        column = df[name]
+        if not (is_text(column) or isinstance(column.dtype, pd.CategoricalDtype)):
+            for table, columns in zip(tables, encoded, strict=True):
+                columns.append(numbers(table, name))
+            continue
+        texts = column.dropna().astype(str).unique()
+        if len(texts) > _MOST_TEXTS:
+            raise InputError(
+                f"covariate {name!r} has {len(texts)} different texts, more than {_MOST_TEXTS}; leave it out, or "
+                "give fewer kinds"
+            )
+        for table, columns in zip(tables, encoded, strict=True):
+            missing = table[name].isna().to_numpy()
+            own = table[name].astype(str).to_numpy()
+            columns += [np.where(missing, np.nan, own == text) for text in texts]
+    past, *coming = (np.stack(columns, 1) for columns in encoded)
+    return past, coming[0] if coming else None
+
+
+def go_on(
+    series: "list[Series]",
+    future: pd.DataFrame,
+    coming: np.ndarray,
+    df: pd.DataFrame,
+    layout: Layout,
+    *,
+    horizon: int,
+) -> "list[Series]":
+    """The series with what is known of their next `horizon` steps: `known` (T + H, C).
+
+    coming: (rows, C) of the future. df: the history, whose stamps say how the future's are read. Raises InputError where
+    the stamps of an item are not those that are forecast.
+    """
+    stamps = None
+    if layout.timestamp_column is not None:
+        stamps = _read_like(df[layout.timestamp_column], future, layout.timestamp_column)
+    by_item = {}
+    if layout.id_column is not None:
+        by_item = pd.RangeIndex(len(future)).groupby(future[layout.id_column].to_numpy())
+    every = np.arange(len(future))
+    result = []
+    for one in series:
+        rows = (
+            every if layout.id_column is None else np.asarray(by_item.get(one.item, []), np.int64)
+        )
+        index = one.timeline.future(horizon)
+        if stamps is not None:
             # in any order, in any unit
-            got = pd.Index(stamps.loc[rows].sort_values())
-            if len(got) != len(index) or not (got == index).all():
-                pairs = zip_longest(got, index, fillvalue="none")
-                first, wanted = next(pair for pair in pairs if pair[0] != pair[1])
-                raise InputError(
-                    f"future_df must have the {len(index)} steps from {index[0]} to {index[-1]} for series "
-                    f"{str(one.item)!r}, got {len(got)} rows; the first that differs is {first} instead of {wanted}"
-                )
-    unused = [str(c) for c in future.columns if c not in (id_column, timestamp_column)]
-    warnings.warn(
-        f"future_df is not used: tinytsm forecasts from the target's past alone ({', '.join(unused)})",
-        UnusedCovariates,
-        stacklevel=4,
-    )
+            rows = rows[np.argsort(stamps[rows], kind="stable")]
+        got = index[: len(rows)] if stamps is None else stamps[rows]
+        if len(rows) != horizon or not (got == index).all():
+            pairs = zip_longest(got, index, fillvalue="none")
+            first, wanted = next((pair for pair in pairs if pair[0] != pair[1]), ("more", "none"))
+            raise InputError(
+                f"future_df must have the {horizon} steps from {index[0]} to {index[-1]} for series "
+                f"{str(one.item)!r}, got {len(rows)} rows; the first that differs is {first} instead of {wanted}"
+            )
+        assert one.known is not None, "the history was split with its covariates"
+        result.append(dataclasses.replace(one, known=np.concatenate((one.known, coming[rows]))))
+    return result
 
 
-def _read_like(given: pd.Series, future: pd.DataFrame, column: str) -> pd.Series:
+def _read_like(given: pd.Series, future: pd.DataFrame, column: str) -> pd.Index:
     """(rows,) stamps of the future, read together with those given where they can be: 03/02 alone may be either month."""
     own = future[column]
     stamps, _ = parse_stamps(own, lambda row: f"future_df, {place(future, row)}")
     if not pd.api.types.is_datetime64_any_dtype(own):
         with suppress(InputError):
             stamps = parse_stamps(pd.concat([given, own]), str)[0][len(given) :]
-    return pd.Series(stamps)
+    return stamps

@@ -139,6 +139,28 @@ class TinyTSM:
             [m[None] if one else m for m, one in zip(mean, alone, strict=True)],
         )
 
+    def predict_with_covariates(
+        self,
+        inputs: Iterable[Any],
+        covariates: Iterable[Any],
+        prediction_length: int,
+        quantile_levels: Sequence[float] = QUANTILES,
+        **changes: Unpack[OptionChanges],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Forecast series of which other columns are known, in the past and in the steps to come.
+
+        inputs: n series (T,), as `predict_quantiles` takes them in a list. covariates: of each an array (T + H,) or (T + H,
+        C) of numbers, NaN where missing, each as one moves (`tinytsm.exogenous`). changes: of the options, for this call.
+        Returns quantiles (n, H, L), mean (n, H), float64, and the weight (n,) that the covariates have in each forecast: 0
+        where they did not improve forecasts of the newest past, 1 where all counts. Takes the time of up to eighteen
+        forecasts of each series. Raises ValueError as `predict_quantiles`, and for covariates of another length.
+        """
+        from tinytsm import exogenous
+
+        length, levels = check_length(prediction_length), check_levels(quantile_levels)
+        contexts, known = exogenous.check(inputs, covariates, length)
+        return exogenous.predict(self.with_options(**changes), contexts, known, length, levels)
+
     def predict_stream(
         self,
         inputs: Iterable[Any],
@@ -199,7 +221,7 @@ class TinyTSM:
                 strategy=strategy,
             )
             cut = torch.from_numpy(
-                np.concatenate([_zero_below(item, options.nonnegative) for item, _ in chunk])
+                np.concatenate([zero_below(item.values, options.nonnegative) for item, _ in chunk])
             )
             quantiles = as_counts(
                 interpolate_levels(torch.cat([q for q, _ in forecasts]), levels),
@@ -322,13 +344,6 @@ class TinyTSM:
     def check_folder(path: str | Path) -> None:
         """Raise ValueError unless `save_pretrained` may write there: asked before long work."""
         checkpoint.check_target(Path(path))
-
-
-def _zero_below(item: Item, nonnegative: bool | None) -> np.ndarray:
-    """Below what each variate's forecast is zero (V,), -inf where nothing is: as the option says, or the history."""
-    if nonnegative is None:
-        return zero_below(item.values)
-    return np.full(len(item.values), 0.0 if nonnegative else -np.inf)
 
 
 def _pieces(item: Item) -> list[Item]:

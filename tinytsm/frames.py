@@ -7,6 +7,7 @@ Nothing here prints: what a person should hear comes back as notes, one line eac
 """
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,15 @@ import pandas as pd
 
 from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
 from tinytsm.config import QUANTILES
-from tinytsm.covariates import check_future
-from tinytsm.result import Forecaster
+from tinytsm.covariates import (
+    UnusedCovariates,
+    encode,
+    go_on,
+    set_aside,
+    shared_columns,
+    unused_columns,
+)
+from tinytsm.result import Forecaster, InformedForecaster
 from tinytsm.tables import InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
 
@@ -44,27 +52,42 @@ class Series:
 
     item: the id as the table has it; in a wide table the column's name.
     values: (T,) float64 on `timeline.grid`, NaN where missing.
+    known: its covariates, (T, C), or (T + H, C) where the H steps to come are known; None where there are none.
     """
 
     item: Any
     target: str
     timeline: Timeline
     values: np.ndarray
+    known: np.ndarray | None = None
 
     @property
     def name(self) -> str:
         """Words for messages and titles."""
         return str(self.item) if self.item == self.target else f"{self.item} {self.target}"
 
+    def window(
+        self, origin: int, horizon: int, *, context_length: int | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a forecast from step `origin` on may see: the newest `context_length` steps before it (None: all), and the
+        covariates of these and of the horizon, None where there are none."""
+        context = newest_steps(self.values[:origin], context_length)
+        known = self.known
+        return context, None if known is None else known[origin - len(context) : origin + horizon]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Forecast:
-    """What the model says of one series. index: (H,), median: (H,), quantiles: (H, Q)."""
+    """What the model says of one series. index: (H,), median: (H,), quantiles: (H, Q).
+
+    weight: of its covariates, from 0 to 1, as `tinytsm.exogenous` settles it.
+    """
 
     series: Series
     index: pd.Index
     median: np.ndarray
     quantiles: np.ndarray
+    weight: float
 
 
 def check_count(value: Any, name: str) -> int:
@@ -105,12 +128,50 @@ def check_quantiles(levels: Any) -> tuple[float, ...]:
     return checked
 
 
+def read_frame(
+    df: pd.DataFrame,
+    *,
+    id_column: str | None,
+    timestamp_column: str | None,
+    target: str | Sequence[str] | None,
+    freq: str | int | None,
+    covariates: Sequence[str] = (),
+    future_df: pd.DataFrame | None = None,
+    horizon: int = 0,
+) -> tuple[list[Series], Layout, list[str]]:
+    """The series of a table, its layout, and notes on what was guessed; columns are named as `predict_frame` says.
+
+    covariates: columns to keep beside each series; with `future_df` those that it shares with the table, known for
+    `horizon` more steps. Raises InputError for what is wrong with either.
+    """
+    df = levels_as_columns(df, id_column, timestamp_column)
+    layout, notes = infer_layout(
+        df, id_column=id_column, timestamp_column=timestamp_column, target=target
+    )
+    names, future = tuple(covariates), None
+    if future_df is not None:
+        future = levels_as_columns(future_df, layout.id_column, layout.timestamp_column)
+        names = shared_columns(future, df, layout)
+    past, coming = None, None
+    if names:
+        layout = set_aside(layout, df, names, target=target)
+        past, coming = encode(df, names, future)
+    series, more = split_frame(df, layout, freq=freq, covariates=past)
+    if future is not None and coming is not None:
+        series = go_on(series, future, coming, df, layout, horizon=horizon)
+    return series, layout, notes + more
+
+
 def split_frame(
-    df: pd.DataFrame, layout: Layout, *, freq: str | int | None = None
+    df: pd.DataFrame,
+    layout: Layout,
+    *,
+    freq: str | int | None = None,
+    covariates: np.ndarray | None = None,
 ) -> tuple[list[Series], list[str]]:
     """Cut a table into regular series, in order of first appearance; returns them and notes.
 
-    freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that all
+    covariates: (rows, C) beside the table's rows, cut and laid on the grid like the targets. freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that all
         others agree on. Gaps become NaN; stamps between two steps move to the nearer one, where several meet
         their mean counts.
     Raises InputError that names column and row for text, infinities, bad or repeated stamps and empty series.
@@ -130,10 +191,13 @@ def split_frame(
 
     series = []
     for item, rows, line in zip(items, rows_of, timelines, strict=True):
+        known = None
+        if covariates is not None:
+            known = np.stack([_onto_grid(column, line) for column in covariates[rows].T], 1)
         for target, column in columns.items():
             label = target if layout.id_column is None else item
             values = _onto_grid(column[rows], line)
-            one = Series(item=label, target=target, timeline=line, values=values)
+            one = Series(item=label, target=target, timeline=line, values=values, known=known)
             if np.isnan(values).all():
                 raise InputError(
                     f"series {one.name!r}: every value is missing; fill in at least one or leave it out"
@@ -262,8 +326,11 @@ def forecast_series(
     levels = check_quantiles(quantile_levels)
     if context_length is not None:
         context_length = check_count(context_length, "context_length")
-    contexts = [newest_steps(one.values, context_length) for one in series]
-    for one, context in zip(series, contexts, strict=True):
+    windows = [
+        one.window(len(one.values), prediction_length, context_length=context_length)
+        for one in series
+    ]
+    for one, (context, _) in zip(series, windows, strict=True):
         # a series has a value somewhere: what reads it sees to that
         if np.isnan(context).all():
             raise InputError(
@@ -273,25 +340,46 @@ def forecast_series(
     forecasts = []
     for start in range(0, len(series), batch_size):
         batch = series[start : start + batch_size]
-        quantiles, _ = forecaster.predict_quantiles(
-            contexts[start : start + batch_size],
-            prediction_length=prediction_length,
-            quantile_levels=list(asked),
+        quantiles, _, weights = ask(
+            forecaster, windows[start : start + batch_size], prediction_length, asked
         )
-        values = np.asarray(quantiles, dtype=np.float64)  # (n, H, Q)
-        wanted = (len(batch), prediction_length, len(asked))
-        assert values.shape == wanted, f"wanted quantiles {wanted}, got {values.shape}"
-        for one, own in zip(batch, values, strict=True):
+        for one, own, weight in zip(batch, quantiles, weights, strict=True):
             forecasts.append(
                 Forecast(
                     series=one,
                     index=one.timeline.future(prediction_length),
                     median=own[:, asked.index(0.5)],
                     quantiles=own[:, : len(levels)],
+                    weight=float(weight),
                 )
             )
         progress(len(batch))
     return forecasts
+
+
+def ask(
+    forecaster: Forecaster,
+    windows: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    horizon: int,
+    levels: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantiles (n, H, Q), mean (n, H) and the covariates' weights (n,) of what `Series.window` gives, all with covariates
+    or all without."""
+    contexts = [context for context, _ in windows]
+    covariates = [known for _, known in windows if known is not None]
+    weights: Any = np.zeros(len(windows))
+    if not covariates:
+        quantiles, mean = forecaster.predict_quantiles(contexts, horizon, list(levels))
+    elif isinstance(forecaster, InformedForecaster):
+        quantiles, mean, weights = forecaster.predict_with_covariates(
+            contexts, covariates, horizon, list(levels)
+        )
+    else:
+        raise TypeError(f"{type(forecaster).__name__} takes no covariates")
+    values = np.asarray(quantiles, np.float64)
+    wanted = (len(windows), horizon, len(levels))
+    assert values.shape == wanted, f"wanted quantiles {wanted}, got {values.shape}"
+    return values, np.asarray(mean, np.float64), np.asarray(weights)
 
 
 def newest_steps(values: np.ndarray, context_length: int | None) -> np.ndarray:
@@ -335,31 +423,33 @@ def predict_frame(
 ) -> pd.DataFrame:
     """Forecast a long frame, or any table where the columns are not named.
 
-    df: columns id, time stamp (dates, text dates or whole numbers) and one or more targets; other columns are
-        not used. Rows in any order. Ids and stamps may also be index levels.
+    df: columns id, time stamp (dates, text dates or whole numbers) and one or more targets; rows in any order. Ids and
+        stamps may also be index levels.
     id_column, timestamp_column, target: None to let `infer_layout` find them; all three None also takes a wide table.
-    future_df: columns known for the coming H steps of each series, as Chronos-2 takes them: checked, and not used, which
-        a warning says.
+    future_df: what is known of the coming H steps of each series, as Chronos-2 takes it. The columns that it shares with
+        df are covariates: numbers, or texts that name kinds. Columns of df alone are not used, and those of
+        future_df alone neither, as a warning says.
     Returns H rows per series in order of first appearance: the id and time stamp columns under their own names,
     target_name, predictions (the median), and one column per quantile level named like "0.1".
     Raises InputError, a ValueError that names column and row.
     """
     horizon = check_horizon(prediction_length)
     levels = check_quantiles(quantile_levels)
-    df = levels_as_columns(df, id_column, timestamp_column)
-    layout, _ = infer_layout(
-        df, id_column=id_column, timestamp_column=timestamp_column, target=target
+    series, layout, _ = read_frame(
+        df,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        target=target,
+        freq=freq,
+        future_df=future_df,
+        horizon=horizon,
     )
-    series, _ = split_frame(df, layout, freq=freq)
-    if future_df is not None:
-        check_future(
-            future_df,
-            df,
-            series,
-            horizon=horizon,
-            id_column=layout.id_column,
-            timestamp_column=layout.timestamp_column,
-            targets=layout.targets,
+    unused = [] if future_df is None else unused_columns(future_df, df)
+    if unused:
+        warnings.warn(
+            f"columns of future_df that the history does not have are not used: {', '.join(unused)}",
+            UnusedCovariates,
+            stacklevel=3,
         )
     forecasts = forecast_series(
         forecaster,

@@ -4,13 +4,14 @@ Forecasts need the newest steps alone; backtests, anomaly scores and imputation 
 frames back whatever came in.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tinytsm.columns import Layout, infer_layout, levels_as_columns
-from tinytsm.frames import Series, split_frame
+from tinytsm.columns import Layout
+from tinytsm.frames import Series, read_frame
 from tinytsm.inputs import as_series, plain
 from tinytsm.tables import InputError
 
@@ -22,21 +23,25 @@ def split(
     timestamp_column: str | None = "timestamp",
     target: str | list[str] | None = "target",
     freq: str | int | None = None,
+    covariates: Sequence[str] = (),
 ) -> tuple[list[Series], Layout]:
     """Series of a frame or of arrays.
 
     data: a frame, read as `tinytsm.frames.predict_frame` reads it; one array (T,) or a list of arrays of any lengths,
-    which become items 0, 1, ... with time stamps 0, 1, .... Raises InputError, a ValueError.
+    which become items 0, 1, ... with time stamps 0, 1, .... covariates: columns of the frame to keep beside the series.
+    Raises InputError, a ValueError.
     """
-    if isinstance(data, pd.DataFrame):
-        df = levels_as_columns(data, id_column, timestamp_column)
-        layout, _ = infer_layout(
-            df, id_column=id_column, timestamp_column=timestamp_column, target=target
-        )
-    else:
-        df = _long_frame(data)
-        layout = Layout(id_column="item_id", timestamp_column="timestamp", targets=("target",))
-    series, _ = split_frame(df, layout, freq=freq)
+    if not isinstance(data, pd.DataFrame):
+        data = _long_frame(data)
+        id_column, timestamp_column, target = "item_id", "timestamp", "target"
+    series, layout, _ = read_frame(
+        data,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        target=target,
+        freq=freq,
+        covariates=covariates,
+    )
     return series, layout
 
 

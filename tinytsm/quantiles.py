@@ -93,13 +93,15 @@ def average(members: Sequence[Tensor]) -> Tensor:
     return total.clamp(least, largest)
 
 
-def zero_below(values: np.ndarray) -> np.ndarray:
+def zero_below(values: np.ndarray, nonnegative: bool | None = None) -> np.ndarray:
     """Below what a forecast of each row is zero (R,): -inf where zero is not its floor, because something is below it or it
     was not met several times; 0 where it is; and where many values are zero, half of the least value above it. What is
     nearer to zero than to anything seen above it is zero then, as the quantiles of small counts are.
 
-    values: (R, T), NaN where missing.
+    values: (R, T), NaN where missing. nonnegative: whether zero is the floor, whatever the values; None: as they say.
     """
+    if nonnegative is not None:
+        return np.full(len(values), 0.0 if nonnegative else -np.inf)
     zeros = (values == 0.0).sum(1)
     rests = (zeros >= _ZEROS) & ~(values < 0.0).any(1)
     least = np.min(values, axis=1, where=values > 0.0, initial=np.inf)

@@ -1,7 +1,7 @@
 """What `TinyTSM.forecast` gives back: mean and quantiles as arrays, with names for the usual readings."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,17 @@ class Forecaster(Protocol):
         self, inputs: Any, prediction_length: int, quantile_levels: Any
     ) -> tuple[Any, Any]:
         """inputs: n arrays (T,), NaN where missing. Returns quantiles (n, H, Q) and mean (n, H)."""
+        ...
+
+
+@runtime_checkable
+class InformedForecaster(Forecaster, Protocol):
+    """What forecasts with covariates too; `tinytsm.TinyTSM` does."""
+
+    def predict_with_covariates(
+        self, inputs: Any, covariates: Any, prediction_length: int, quantile_levels: Any
+    ) -> tuple[Any, Any, Any]:
+        """covariates: (T + H, C) of each input. Returns quantiles, mean, and the weight (n,) of the covariates."""
         ...
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinytsm.adapters import require
 from tinytsm.forecast import TinyTSM
+from tinytsm.frames import ask
 from tinytsm.options import OptionChanges
 
 require("fev")
@@ -25,7 +26,7 @@ _SQUARED = ("MSE", "RMSE", "RMSSE")
 
 
 class TinyTSMModel(fev.ForecastingModel):
-    """Zero-shot forecasts; each target column and each item on its own, covariates not used."""
+    """Zero-shot forecasts; each target column and each item on its own, with the known covariates that are numbers."""
 
     model_name = "tinytsm"
     # made-up series alone
@@ -40,20 +41,22 @@ class TinyTSMModel(fev.ForecastingModel):
 
     def _fit_predict(self, task: Any) -> list[Any]:
         # a forecast at a level costs nothing, and some metrics want none
-        levels = list(task.quantile_levels) or [0.5]
+        levels = [*task.quantile_levels, 0.5]
         predictions = []
         for window in task.iter_windows():
-            past, _ = window.get_input_data()
-            past = past.with_format("numpy")
+            past, future = (half.with_format("numpy") for half in window.get_input_data())
+            known = [c for c in task.known_dynamic_columns if past[0][c].dtype.kind in "fiub"]
+            covariates = [
+                np.stack([np.concatenate((old[c], new[c])) for c in known], 1) if known else None
+                for old, new in zip(past, future, strict=True)
+            ]
             columns = {}
             for column in task.target_columns:
                 series = [np.asarray(values, np.float64) for values in past[column]]
+                windows = list(zip(series, covariates, strict=True))
                 with self._record_inference_time():
-                    quantiles, mean = self.model.predict_quantiles(
-                        series, task.horizon, [*levels, 0.5]
-                    )
-                q = np.asarray(quantiles)
-                point = np.asarray(mean) if task.eval_metric in _SQUARED else q[..., -1]
+                    q, mean, _ = ask(self.model, windows, task.horizon, levels)
+                point = mean if task.eval_metric in _SQUARED else q[..., -1]
                 asked = {str(level): q[..., i] for i, level in enumerate(task.quantile_levels)}
                 columns[column] = datasets.Dataset.from_dict({"predictions": point} | asked)
             predictions.append(datasets.DatasetDict(columns))

@@ -13,6 +13,7 @@ import numpy as np
 from tinytsm.adapters import require
 from tinytsm.config import QUANTILES
 from tinytsm.forecast import TinyTSM
+from tinytsm.frames import ask
 
 require("gluonts")
 
@@ -48,6 +49,7 @@ class TinyTSMPredictor(RepresentablePredictor):
     def predict(self, dataset: Iterable[dict[str, Any]], **_: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in order; `num_samples` and the like are not needed and not used.
 
+        Where all entries have `feat_dynamic_real` (C, T + H), these are covariates (`tinytsm.exogenous`).
         Raises ValueError for an entry whose target has variates: expand them to entries of their own first
         (`gluonts.dataset.multivariate_grouper` is what joined them).
         """
@@ -59,10 +61,13 @@ class TinyTSMPredictor(RepresentablePredictor):
                     raise ValueError(
                         f"target of {entry.get('item_id')!r} must have shape (T,), got {target.shape}"
                     )
-            quantiles, mean = self.model.predict_quantiles(
-                targets, self.prediction_length, self.levels
-            )
-            for entry, q, m in zip(batch, np.asarray(quantiles), np.asarray(mean), strict=True):
+            informed = all("feat_dynamic_real" in entry for entry in batch)
+            known = [
+                np.transpose(entry["feat_dynamic_real"]) if informed else None for entry in batch
+            ]
+            windows = list(zip(targets, known, strict=True))
+            quantiles, mean = ask(self.model, windows, self.prediction_length, self.levels)[:2]
+            for entry, q, m in zip(batch, quantiles, mean, strict=True):
                 yield QuantileForecast(
                     forecast_arrays=np.concatenate((m[None], q.T)),
                     start_date=entry["start"] + len(entry["target"]),

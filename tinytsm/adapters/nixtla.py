@@ -42,9 +42,11 @@ class NixtlaForecaster:
         id_col: str = "unique_id",
         time_col: str = "ds",
         target_col: str = "y",
+        X_df: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
         """The next h steps of each series.
 
+        X_df: ids, stamps and covariates of these steps; the covariates' past is among df's columns.
         level: coverages in percent, each giving ALIAS-lo-LEVEL and ALIAS-hi-LEVEL. quantiles: levels in (0, 1), each
         giving ALIAS-q-PERCENT. freq: None to infer it. Raises InputError, a ValueError.
         """
@@ -58,6 +60,7 @@ class NixtlaForecaster:
             timestamp_column=time_col,
             target=target_col,
             freq=freq,
+            future_df=X_df,
         )
         columns = {id_col: result[id_col], time_col: result[time_col]}
         columns[self.alias] = result["predictions"]

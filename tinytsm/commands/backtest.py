@@ -13,6 +13,8 @@ examples:
       forecast the newest 5 x 12 steps from what came before them; scores to standard output
   tinytsm backtest sales.csv --horizon 12 --windows 20 --step 1 --output windows.csv --plot windows.png
       twenty origins one step apart; every forecast to a file, the newest ones drawn
+  tinytsm backtest load.csv --horizon 24 --target load --covariate temperature --covariate holiday
+      what it would be worth to know the weather and the holidays
   tinytsm backtest load.parquet --horizon 24 --season 24 --json | jq .scores.relative.mase
       how many times the error of seasonal naive
 
@@ -50,6 +52,13 @@ def add_parser(commands: Any) -> None:
     console.add_model_flags(parser)
     options.add_flags(parser)
     console.add_column_flags(parser)
+    parser.add_argument(
+        "--covariate",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="column that each forecast knows, in its own steps too; repeat the flag for several",
+    )
     console.add_output_flags(parser, picture="the newest forecasts over the history")
 
 
@@ -66,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     console.check_device(args.device)
     chosen = console.forecast_options(args)
     model = console.find_model(args.model)
-    series, layout, notes = console.read_series(args)
+    series, layout, notes = console.read_series(args, covariates=args.covariate)
     planned = backtest.plan(
         series, horizon=horizon, windows=windows, step=step, context_length=context_length
     )

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -192,23 +192,37 @@ def load_model(
 
 
 def read_series(
-    args: argparse.Namespace, *, horizon: int = 0
+    args: argparse.Namespace,
+    *,
+    horizon: int = 0,
+    covariates: Sequence[str] = (),
+    future: str | None = None,
 ) -> "tuple[list[Series], Layout, list[str]]":
     """Series of the table that the flags name, its layout, and the notes that were said.
 
-    horizon: steps that will be forecast. Raises InputError for what is wrong with the table, and where a horizon
-    leaves the calendar.
+    horizon: steps that will be forecast. covariates: columns to keep beside each series. future: the file of what is known
+    of these steps. Raises InputError for what is wrong with a table, and where a horizon leaves the calendar.
     """
     from tinytsm import frames
+    from tinytsm.covariates import unused_columns
 
     table = frames.read_table(args.data, id_column=args.id_column)
-    layout, notes = frames.infer_layout(
-        table, id_column=args.id_column, timestamp_column=args.timestamp_column, target=args.target
+    coming = None if future is None else frames.read_table(future, id_column=args.id_column)
+    series, layout, notes = frames.read_frame(
+        table,
+        id_column=args.id_column,
+        timestamp_column=args.timestamp_column,
+        target=args.target,
+        freq=args.freq,
+        covariates=covariates,
+        future_df=coming,
+        horizon=horizon,
     )
-    series, more = frames.split_frame(table, layout, freq=args.freq)
+    if coming is not None and (unused := unused_columns(coming, table)):
+        notes.append(f"columns that the history does not have are not used: {', '.join(unused)}")
     for one in series if horizon else ():
         one.timeline.future(horizon)
-    for line in (notes := notes + more):
+    for line in notes:
         note(line)
     steps = sum(len(one.values) for one in series)
     note(f"{len(series):,} series, {steps:,} steps; model {args.model}")
