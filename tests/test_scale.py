@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import pytest
 from tinytsm import TinyTSM, scale
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "prediction_length": 4, "quantile_levels": (0.1, 0.9), "id_column": "shop",
     "timestamp_column": "day", "target": "sold", "freq": None,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Regret of forecasters that are known to be right or wrong; the study command."""
 
+import importlib
 import json
 from statistics import NormalDist
 
@@ -141,3 +142,18 @@ def test_a_broken_study_is_not_taken_for_an_absent_one(monkeypatch):
     monkeypatch.setattr(study.importlib, "import_module", fail)
     with pytest.raises(ModuleNotFoundError):
         study.main(["calibration"])
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("evaluate", ["--pack", "p"]),
+        ("study_calibration", []),
+        ("study_sifi", ["data.csv"]),
+        ("study_strategies", ["--pack", "p"]),
+    ],
+)
+def test_a_name_means_the_shipped_model_in_every_command(module: str, flags: list[str]) -> None:
+    # as text it does, wherever the caller stands; as a Path it would be a folder first
+    parser = importlib.import_module(f"tinytsm.{module}")._parser()
+    assert parser.parse_args([*flags, "--model", "nano"]).model == "nano"

@@ -202,9 +202,9 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 def load_model(
-    path: Path, device: str, chosen: options.ForecastOptions | None = None
+    path: str | Path, device: str, chosen: options.ForecastOptions | None = None
 ) -> tuple[Forecaster, list[Path]]:
-    """The model of a checkpoint or run, and the files that make it what it is. Raises PackError."""
+    """The model of a checkpoint, a run or a name, and the files that make it what it is. Raises PackError."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
 
@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="two results files: how much better A is, with an interval",
     )
-    add("--model", type=Path, metavar="DIR", help="checkpoint or run folder to score")
+    add("--model", metavar="PATH", help="checkpoint or run folder, or the name of a shipped model")
     add("--baselines-only", action="store_true", help="seasonal naive alone, without a model")
     add("--tasks", nargs="+", default=[], metavar="GLOB", help="only tasks with such a name")
     add("--kinds", type=_kinds, default=tuple(SCORES), help="gift, ltsf or gift,ltsf (the default)")
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.compare is None and (args.model is None) != args.baselines_only:
-        parser.error("give either --model DIR or --baselines-only")
+        parser.error("give either --model PATH or --baselines-only")
     if args.resume and args.output is None:
         parser.error("--resume needs --output FILE")
     if args.csv is not None and args.gift_eval is None:
@@ -326,13 +326,13 @@ def _run(args: argparse.Namespace) -> int:
     name, forecaster = "seasonal naive", None
     if args.model is not None:
         forecaster, files = load_model(args.model, args.device, args.options)
-        name = args.model.resolve().name
+        name = Path(args.model).resolve().name
         settings["model"] = f"{name} {fingerprint(files)}"
     done: dict[str, Any] = {}
     if args.resume and args.output.exists():
         done = read_results(args.output, settings=settings)
     where = {
-        "model_path": args.model and str(args.model),
+        "model_path": args.model,
         "pack": str(args.pack or args.gift_eval),
         "device": args.device,
     }

@@ -6,7 +6,7 @@ shares its call.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args
 
@@ -40,9 +40,10 @@ _SERIES_AT_ONCE = 1024
 
 
 class TinyTSM:
-    """A trained model that forecasts. The method names follow Chronos.
+    """A trained model that forecasts.
 
-    `predict_quantiles` takes arrays, `predict_stream` any number of them one by one, `predict_df` a long data frame.
+    `predict_quantiles` takes arrays, `predict_stream` any number of them one by one, `predict_df` a long data frame. Methods
+    that Chronos has too are called as there, with a `prediction_length`; the others say `horizon`.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TinyTSM:
 
     @property
     def context_length(self) -> int:
-        """Steps of history that a forecast looks at, at most."""
+        """Steps of history that one pass sees; strides and seasons look back `options.longest_stride` times as far."""
         return self.config.context_length
 
     def with_options(self, **changes: Unpack[OptionChanges]) -> Self:
@@ -178,21 +179,38 @@ class TinyTSM:
         options = dataclasses.replace(self.options, **changes)
         return self._stream(inputs, length, levels, options, in_turn=True)
 
-    def predict_df(self, df: "pd.DataFrame", **arguments: Any) -> "pd.DataFrame":
-        """Forecast every series of a long frame.
+    def predict_df(
+        self,
+        df: "pd.DataFrame",
+        *,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = QUANTILES,
+        id_column: str | None = "item_id",
+        timestamp_column: str | None = "timestamp",
+        target: str | Sequence[str] | None = "target",
+        freq: str | int | None = None,
+        context_length: int | None = None,
+        future_df: "pd.DataFrame | None" = None,
+        **changes: Unpack[OptionChanges],
+    ) -> "pd.DataFrame":
+        """Forecast every series of a long frame, or of any table where the columns are None.
 
-        arguments: of `tinytsm.frames.predict_frame`, which says what the columns are, and of `ForecastOptions`.
+        Returns the columns of Chronos-2; see `tinytsm.frames.predict_frame`. changes: of the options, for this call.
         """
         from tinytsm.frames import predict_frame
 
-        chosen, others = self._apart(arguments)
-        return predict_frame(chosen, df, **others)
-
-    def _apart(self, arguments: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """The model with the options among the arguments of a call as its own, and the other arguments."""
-        names = {field.name for field in dataclasses.fields(ForecastOptions)} & arguments.keys()
-        others = {name: value for name, value in arguments.items() if name not in names}
-        return self.with_options(**{name: arguments[name] for name in names}), others
+        return predict_frame(
+            self.with_options(**changes),
+            df,
+            prediction_length=prediction_length,
+            quantile_levels=quantile_levels,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+            freq=freq,
+            context_length=context_length,
+            future_df=future_df,
+        )
 
     # -- computing
 
@@ -294,41 +312,132 @@ class TinyTSM:
 
         return embed(self, inputs)
 
-    def anomaly_scores(self, data: Any, **arguments: Any) -> "pd.DataFrame":
-        """How unlikely each value was in the light of its own past.
+    def anomaly_scores(
+        self,
+        data: Any,
+        *,
+        step: int = 8,
+        warmup: int = 64,
+        threshold: float = 0.001,
+        id_column: str | None = "item_id",
+        timestamp_column: str | None = "timestamp",
+        target: str | list[str] | None = "target",
+        freq: str | int | None = None,
+        **changes: Unpack[OptionChanges],
+    ) -> "pd.DataFrame":
+        """How unlikely each value was in the light of its own past; see `tinytsm.anomalies.anomaly_scores`.
 
-        arguments: of `tinytsm.anomalies.anomaly_scores` and of `ForecastOptions`; zero is no floor unless `nonnegative` is.
+        changes: of the options, for this call; zero is no floor unless `nonnegative` is.
         """
         from tinytsm.anomalies import anomaly_scores, unfloored
 
-        chosen, others = self._apart(arguments)
-        return anomaly_scores(unfloored(chosen), data, **others)
+        return anomaly_scores(
+            unfloored(self.with_options(**changes)),
+            data,
+            step=step,
+            warmup=warmup,
+            threshold=threshold,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+            freq=freq,
+        )
 
-    def impute(self, data: Any, **arguments: Any) -> "pd.DataFrame":
-        """Fill missing values from both sides.
-
-        arguments: of `tinytsm.impute.impute` and of `ForecastOptions`.
-        """
+    def impute(
+        self,
+        data: Any,
+        *,
+        quantile_levels: Sequence[float] = (0.1, 0.9),
+        id_column: str | None = "item_id",
+        timestamp_column: str | None = "timestamp",
+        target: str | list[str] | None = "target",
+        freq: str | int | None = None,
+        **changes: Unpack[OptionChanges],
+    ) -> "pd.DataFrame":
+        """Fill missing values from both sides; see `tinytsm.impute.impute`. changes: of the options, for this call."""
         from tinytsm.impute import impute
 
-        chosen, others = self._apart(arguments)
-        return impute(chosen, data, **others)
+        return impute(
+            self.with_options(**changes),
+            data,
+            quantile_levels=quantile_levels,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+            freq=freq,
+        )
 
-    def backtest(self, data: Any, horizon: int, **arguments: Any) -> "Backtest":
-        """Forecast the past from rolling origins and score it.
+    def backtest(
+        self,
+        data: Any,
+        horizon: int,
+        *,
+        windows: int = 5,
+        step: int | None = None,
+        season: int | None = None,
+        context_length: int | None = None,
+        quantile_levels: Sequence[float] = QUANTILES,
+        id_column: str | None = "item_id",
+        timestamp_column: str | None = "timestamp",
+        target: str | list[str] | None = "target",
+        freq: str | int | None = None,
+        covariates: Sequence[str] = (),
+        **changes: Unpack[OptionChanges],
+    ) -> "Backtest":
+        """Forecast the past from rolling origins and score it; see `tinytsm.backtest.backtest`.
 
-        arguments: of `tinytsm.backtest.backtest` and of `ForecastOptions`.
+        changes: of the options, for this call.
         """
         from tinytsm.backtest import backtest
 
-        chosen, others = self._apart(arguments)
-        return backtest(chosen, data, horizon, **others)
+        return backtest(
+            self.with_options(**changes),
+            data,
+            horizon,
+            windows=windows,
+            step=step,
+            season=season,
+            context_length=context_length,
+            quantile_levels=quantile_levels,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+            freq=freq,
+            covariates=covariates,
+        )
 
-    def fit(self, inputs: Any, prediction_length: int, **options: Any) -> Self:
+    def fit(
+        self,
+        inputs: Any,
+        prediction_length: int,
+        *,
+        mode: str = "full",
+        steps: int = 200,
+        learning_rate: float | None = None,
+        batch_size: int = 32,
+        rank: int = 8,
+        check_every: int = 20,
+        patience: int = 3,
+        seed: int = 0,
+        progress: Callable[[int, float], object] = lambda step, loss: None,
+    ) -> Self:
         """A model fine-tuned on the inputs, or this one where that does not help; see `tinytsm.finetune.fit`."""
         from tinytsm.finetune import fit
 
-        model, report = fit(self, inputs, prediction_length, **options)
+        model, report = fit(
+            self,
+            inputs,
+            prediction_length,
+            mode=mode,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            rank=rank,
+            check_every=check_every,
+            patience=patience,
+            seed=seed,
+            progress=progress,
+        )
         tuned = type(self)(model, device=self.device, options=self.options)
         tuned.fit_report = report
         return tuned

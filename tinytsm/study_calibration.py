@@ -106,7 +106,12 @@ def render(records: Sequence[dict[str, Any]]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser("calibration", __doc__ or "")
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="DIR", help="checkpoint or run folder")
+    add(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, a run, or a shipped model's name",
+    )
     add("--context", type=positive, nargs="+", default=list(_CONTEXTS), metavar="T", help="steps")
     add("--horizon", type=positive, default=96, metavar="H", help="steps to forecast")
     add("--count", type=positive, default=128, metavar="N", help="paths per process and context")
@@ -124,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     model, _ = load_model(args.model, args.device)
-    name = args.model.resolve().name
+    name = Path(args.model).resolve().name
     settings = {key: getattr(args, key) for key in ("context", "horizon", "count", "seed")}
-    print(json.dumps(settings | {"model": str(args.model)}), file=sys.stderr)
+    print(json.dumps(settings | {"model": args.model}), file=sys.stderr)
     forecasters: dict[str, Callable[[int], Forecaster]] = {
         name: lambda season: model,
         "seasonal naive": lambda season: SeasonalNaive(season_length=season),

@@ -182,7 +182,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("sifi", __doc__ or "")
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="CSV or Parquet file, or pack folder")
-    add("--model", type=Path, required=True, metavar="DIR", help="checkpoint or run folder")
+    add(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, a run, or a shipped model's name",
+    )
     add("--horizon", type=positive, nargs="+", default=[96, 720], metavar="H", help="steps")
     add("--strides", type=positive, nargs="+", default=[2, 4, 8], metavar="S", help="2 or more")
     add("--windows", type=positive, default=2, metavar="N", help="held out of every series")
@@ -204,7 +209,7 @@ def _run(args: argparse.Namespace) -> int:
     model: Any = load_model(args.model, args.device)[0]
     settings = {
         "data": args.data.name,
-        "model": args.model.resolve().name,
+        "model": Path(args.model).resolve().name,
         "horizons": sorted(set(args.horizon)),
         "strides": strides,
         "windows": args.windows,

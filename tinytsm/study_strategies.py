@@ -171,7 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("strategies", __doc__ or "")
     add = parser.add_argument
     add("--pack", type=Path, required=True, metavar="DIR", help="folder with manifest.json")
-    add("--model", type=Path, required=True, metavar="DIR", help="checkpoint or run folder")
+    add(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, a run, or a shipped model's name",
+    )
     add("--tasks", nargs="+", default=[], metavar="GLOB", help="only tasks with such a name")
     add("--max-windows", type=positive, metavar="N", help="a sample: at most N windows of a task")
     add("--device", default="auto", help="auto, cpu or cuda")
@@ -198,7 +203,7 @@ def _run(args: argparse.Namespace) -> int:
     # what must agree before a results file is added to
     settings = {
         "manifest": evaluate.fingerprint([args.pack / "manifest.json"]),
-        "model": f"{args.model.resolve().name} {evaluate.fingerprint(files)}",
+        "model": f"{Path(args.model).resolve().name} {evaluate.fingerprint(files)}",
         "max_windows": args.max_windows,
         "strategies": {
             name: own._asdict() | {"strides": own.strides and list(own.strides)}

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
     from tinytsm import anomalies
 
     threshold = console.number(args.threshold, "--threshold", low=0, high=1)
-    step = console.whole(args.step, "--step") or 1
-    warmup = console.whole(args.warmup, "--warmup") or 1
+    step = console.whole(args.step, "--step")
+    warmup = console.whole(args.warmup, "--warmup")
     last = console.whole(args.last, "--last")
     output, chart = console.check_files(args)
     console.check_device(args.device)

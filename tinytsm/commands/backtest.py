@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     from tinytsm import backtest, frames
 
     horizon = frames.check_horizon(args.horizon)
-    windows = console.whole(args.windows, "--windows") or 1
+    windows = console.whole(args.windows, "--windows")
     step, season = console.whole(args.step, "--step"), console.whole(args.season, "--season")
     context_length = console.whole(args.context_length, "--context-length")
     last = console.whole(args.last, "--last")

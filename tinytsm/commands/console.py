@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from tinytsm import options
 from tinytsm.options import ForecastOptions
@@ -104,6 +104,10 @@ def add_output_flags(parser: argparse.ArgumentParser, *, picture: str, last: str
     )
 
 
+@overload
+def whole(text: str, flag: str) -> int: ...
+@overload
+def whole(text: str | None, flag: str) -> int | None: ...
 def whole(text: str | None, flag: str) -> int | None:
     """A flag's whole number of at least 1, None where it was not given."""
     if text is None:
