@@ -21,18 +21,13 @@ Bad input is answered before torch is loaded.
 
 import argparse
 import importlib
-import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from tinytsm import __version__, options
-from tinytsm.commands import anomalies, backtest, console, finetune, impute
-
-if TYPE_CHECKING:
-    from tinytsm.frames import Forecast
+from tinytsm import __version__
+from tinytsm.commands import anomalies, backtest, console, finetune, forecast, impute
 
 # these read their own flags; the rest of the command line is theirs
 _FORWARDED = {
@@ -48,22 +43,6 @@ _FORWARDED = {
     ),
     "doctor": ("tinytsm.doctor", "what this machine has, and what is used (tinytsm doctor --help)"),
 }
-_EXAMPLES = """\
-examples:
-  tinytsm forecast sales.csv --horizon 12
-      forecast every series of the file, CSV to standard output
-  tinytsm forecast sales.csv --horizon 12 --output next.csv --plot next.png
-      write the table to a file and draw the last points with the forecast
-  tinytsm forecast shops.parquet --horizon 14 --id-column shop --target sold --quantiles .05,.5,.95
-      a long table: one row per shop and day
-  tinytsm forecast load.csv --horizon 24 --target load --future weather.csv
-      with what is known of the next 24 hours: the columns that both tables have, such as temperature or holiday
-  cat load.csv | tinytsm forecast - --horizon 48 --json
-      pipes: table in, JSON out
-
-A table is wide (one time stamp column, each number column a series) or long (ids, time stamps, target); which one,
-the columns' roles and the frequency are inferred, and flags settle what cannot be.
-"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,46 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tinytsm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    forecast = console.add_command(
-        commands,
-        "forecast",
-        _forecast,
-        help="forecast the series of a CSV or Parquet file",
-        description="Forecast the series of a CSV or Parquet file, with quantiles.",
-        epilog=_EXAMPLES,
-    )
-    _add_forecast_flags(forecast)
-    for command in (backtest, finetune, anomalies, impute):
+    for command in (forecast, backtest, finetune, anomalies, impute):
         command.add_parser(commands)
     for name, (_, text) in _FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
-
-
-def _add_forecast_flags(parser: argparse.ArgumentParser) -> None:
-    console.add_data_flag(parser)
-    parser.add_argument(
-        "--horizon", required=True, metavar="H", help="steps to forecast, 1 or more"
-    )
-    console.add_model_flags(parser)
-    parser.add_argument(
-        "--quantiles",
-        metavar="LIST",
-        help="levels between 0 and 1 (default: .1,.2,.3,.4,.5,.6,.7,.8,.9)",
-    )
-    parser.add_argument(
-        "--context-length",
-        metavar="N",
-        help="use only the newest N steps of each series (default: all)",
-    )
-    parser.add_argument(
-        "--future",
-        metavar="FILE",
-        help="table of what is known of the steps to come: its columns that the data have too are covariates",
-    )
-    options.add_flags(parser)
-    console.add_column_flags(parser)
-    console.add_output_flags(parser, picture="fan chart", last="3 horizons, at least 100")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,68 +97,6 @@ def _complain(message: str) -> int:
     line = " ".join(message.split())
     console.note(f"error: {line}")
     return 2
-
-
-def _forecast(args: argparse.Namespace) -> None:
-    from tinytsm import frames
-
-    horizon = frames.check_horizon(args.horizon)
-    levels = frames.QUANTILES
-    if args.quantiles is not None:
-        levels = console.quantiles(args.quantiles)
-    context_length = console.whole(args.context_length, "--context-length")
-    last = console.whole(args.last, "--last") or max(3 * horizon, 100)
-    output, chart = console.check_files(args)
-    console.check_device(args.device)
-    chosen = console.forecast_options(args)
-    model = console.find_model(args.model)
-    series, layout, notes = console.read_series(args, horizon=horizon, future=args.future)
-    forecaster = console.load_model(model, args.device, chosen)
-    with console.progress(len(series), "series") as advance:
-        forecasts = frames.forecast_series(
-            forecaster,
-            series,
-            prediction_length=horizon,
-            quantile_levels=levels,
-            context_length=context_length,
-            progress=advance,
-        )
-    if args.future is not None:
-        counted = sum(one.weight > 0 for one in forecasts)
-        console.note(
-            f"covariates count in {counted:,} of {len(forecasts):,} series, where they helped in the newest past"
-        )
-
-    if args.json or (output is not None and output.suffix.lower() == ".json"):
-        head = {"model": model, "horizon": horizon, "quantile_levels": levels, "notes": notes}
-        document = json.dumps(
-            head | {"series": [_as_json(f, levels) for f in forecasts]}, allow_nan=False
-        )
-        console.write_text(document + "\n", output)
-    else:
-        table = frames.to_frame(
-            forecasts,
-            quantile_levels=levels,
-            id_column=layout.id_column or "item_id",
-            timestamp_column=layout.timestamp_column or "timestamp",
-        )
-        console.write_table(table, output)
-    if chart is not None:
-        from tinytsm import plot
-
-        console.draw(chart, [plot.panel(f, levels) for f in forecasts], last=last)
-
-
-def _as_json(forecast: "Forecast", levels: Sequence[float]) -> dict[str, Any]:
-    dates = hasattr(forecast.index, "tz")
-    return {
-        "item_id": str(forecast.series.item),
-        "target_name": str(forecast.series.target),
-        "freq": forecast.series.timeline.freq,
-        "timestamp": [stamp.isoformat() if dates else int(stamp) for stamp in forecast.index],
-        "predictions": forecast.median.tolist(),
-        "quantiles": {str(q): forecast.quantiles[:, i].tolist() for i, q in enumerate(levels)},
-    }
 
 
 if __name__ == "__main__":
