@@ -100,6 +100,28 @@ def test_scores_are_causal(miniature: TinyTSM) -> None:
     assert (np.abs(after[100:104]) > 30).all()
 
 
+def test_a_longer_series_has_the_same_scores(miniature: TinyTSM) -> None:
+    values = np.random.default_rng(4).normal(size=200)
+    values[:3] = values[5] = np.nan
+    for step, warmup in ((8, 64), (7, 20), (1, 5), (30, 10)):
+        whole = miniature.anomaly_scores(values, step=step, warmup=warmup)["z"].to_numpy()
+        for length in (6, 7, 8, 11, 19, 40, 41, 90, 100, 127, 199):
+            part = miniature.anomaly_scores(values[:length], step=step, warmup=warmup)["z"]
+            both = part.notna().to_numpy() & ~np.isnan(whole[:length])
+            np.testing.assert_array_equal(part[both], whole[:length][both])
+            # from the warm-up on, or half of it all, but for what lies before two values
+            start = max(min(warmup, length // 2), 5)
+            seen = ~np.isnan(values[start:length])
+            assert (part[start:].notna() == seen).all()
+            assert part[: max(5, start - step + 1)].isna().all()
+
+
+def test_one_value_says_nothing_of_the_spread(miniature: TinyTSM) -> None:
+    new = [[10.0, 11.0], [10.0, None, 9.0], [5.0, 5.2, 4.9], [None, 3.0, None]]
+    z = miniature.anomaly_scores(new, step=1, warmup=1)["z"]
+    assert np.flatnonzero(z.notna()).tolist() == [7]
+
+
 def test_planted_outliers_stand_out() -> None:
     model = TinyTSM.from_pretrained(device="cpu")
     rng = np.random.default_rng(2)

@@ -352,18 +352,83 @@ def test_who_keeps_one_forecast_keeps_no_other(forecaster: TinyTSM, rng) -> None
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
-def test_a_missing_end_is_what_no_variate_shows(rng: np.random.Generator) -> None:
-    for _ in range(200):
+def test_a_variate_that_ended_long_ago_is_forecast_from_what_it_was(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    item = 500 + rng.normal(size=(2, 4000))
+    item[1, 1500:] = np.nan
+    fast = forecaster.with_options(effort="fast")
+    for model, horizon in ((fast, 5), (forecaster, 5), (forecaster, 900)):
+        (quantiles,), _ = model.predict_quantiles([item], horizon)
+        assert (quantiles.diff(dim=-1) > 0).all() and ((quantiles - 500).abs() < 100).all()
+        # the other variate is read as it would be beside one that ended half a context ago
+        moved = item.copy()
+        moved[1, 1988:3488], moved[1, :1988] = item[1, :1500], np.nan
+        (wanted,), _ = model.predict_quantiles([moved], horizon)
+        assert torch.equal(quantiles, wanted)
+
+
+def test_what_is_missing_before_the_first_value_is_no_history(
+    forecaster: TinyTSM, series: list[np.ndarray]
+) -> None:
+    for horizon in (5, 200):
+        for values in (
+            series[2],
+            np.stack([series[5], np.r_[np.full(300, np.nan), series[5][300:]]]),
+        ):
+            late = np.concatenate((np.full((*values.shape[:-1], 3000), np.nan), values), -1)
+            for found, wanted in zip(
+                forecaster.predict_quantiles([late], horizon),
+                forecaster.predict_quantiles([values], horizon),
+                strict=True,
+            ):
+                assert torch.equal(found[0], wanted[0])
+
+
+def test_an_item_is_what_the_definition_says(rng: np.random.Generator) -> None:
+    newest = 7
+    for _ in range(300):
         steps, variates, tail = (int(rng.integers(1, n)) for n in (40, 4, 9))
         x = rng.normal(size=(variates, steps))
         for row in x:
             row[steps - int(rng.integers(steps + 1)) :] = np.nan
         x[rng.random(x.shape) < 0.2] = np.nan
-        shown = [t for t in range(steps) if not np.isnan(x[:, t]).all()]
-        # a series that shows nothing keeps all of its steps
-        end = min(steps, shown[-1] + 1 + tail) if shown else steps
-        item, _ = as_item(x, 0, newest=7, longest_tail=tail)
-        assert np.array_equal(item.values, x[:, max(0, end - 7) : end], equal_nan=True)
+
+        def end(rows: np.ndarray, tail: int = tail) -> int:
+            shown = [t for t in range(rows.shape[1]) if not np.isnan(rows[:, t]).all()]
+            # what shows nothing keeps all of its steps
+            return min(rows.shape[1], shown[-1] + 1 + tail) if shown else rows.shape[1]
+
+        whole = x[:, : end(x)]
+        wanted = np.full((variates, newest), np.nan)
+        for one, row in zip(wanted, whole, strict=True):
+            for back, value in enumerate(row[: end(row[None])][::-1][:newest]):
+                one[newest - 1 - back] = value
+        count = min(newest, whole.shape[1])
+        wanted = wanted[:, newest - count :]
+        while wanted.shape[1] and not np.isnan(wanted).all() and np.isnan(wanted[:, 0]).all():
+            wanted = wanted[:, 1:]
+        item, _ = as_item(x, 0, newest=newest, longest_tail=tail)
+        assert np.array_equal(item.values, wanted, equal_nan=True)
+        # an infinite one is named where it lies
+        at = np.argwhere(~np.isnan(item.values))
+        for variate, step in at[-1:]:
+            (place,) = np.flatnonzero(x[variate] == item.values[variate, step])
+            x[variate, place] = np.inf
+            with pytest.raises(ValueError, match=f"infinite at variate {variate}, step {place};"):
+                as_item(x, 0, newest=newest, longest_tail=tail)
+
+
+def test_a_buffer_that_is_filled_again_was_read(forecaster: TinyTSM) -> None:
+    buffer = np.empty(40)
+
+    def readings():
+        for level in (1.0, 2.0, 3.0):
+            buffer[:] = level
+            yield buffer
+
+    means = [mean[0].item() for _, mean in forecaster.predict_stream(readings(), 2)]
+    assert means == [1.0, 2.0, 3.0]
 
 
 def test_importing_brings_neither_numba_nor_pandas() -> None:

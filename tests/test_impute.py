@@ -43,19 +43,34 @@ def test_steps_without_a_row_are_filled() -> None:
     assert north["imputed"].sum() == 2
 
 
-def test_many_gaps_of_many_lengths_equal_one_at_a_time(miniature: TinyTSM) -> None:
+def test_a_series_is_filled_with_the_same_bits_alone_and_beside_others(miniature: TinyTSM) -> None:
     rng = np.random.default_rng(0)
     whole = rng.normal(size=(3, 200)).cumsum(1)
     whole[rng.random(size=whole.shape) < 0.2] = np.nan
-    whole[1, 50:80] = np.nan
+    # beyond the 32 steps of one pass its shape is the horizon's
+    whole[0, 20:60] = whole[1, 50:80] = whole[2, 90:150] = np.nan
     together = miniature.impute(list(whole))
     for i in range(3):
         alone = miniature.impute([whole[i]])
         part = together[together["item_id"] == i]
-        np.testing.assert_allclose(part["value"], alone["value"], rtol=1e-12)
+        for column in ("value", "0.1", "0.9"):
+            np.testing.assert_array_equal(part[column], alone[column])
         seen = ~np.isnan(whole[i])
         np.testing.assert_array_equal(part["value"].to_numpy()[seen], whole[i][seen])
         assert part["value"].notna().all() and (part["0.1"] <= part["0.9"]).all()
+
+
+def test_gaps_copy_nothing_of_a_long_series() -> None:
+    values = np.arange(2000.0)
+    values[100:1900:3] = np.nan
+
+    class Watch(Last):
+        def predict_quantiles(self, inputs: Sequence[np.ndarray], *args: Any, **options: Any):
+            assert all(x.base is not None for x in inputs)
+            return super().predict_quantiles(inputs, *args, **options)
+
+    table = impute(Watch(), values)
+    assert table["value"].notna().all() and table["imputed"].sum() == 600
 
 
 def test_whole_numbers_are_whole_after_the_blend(miniature: TinyTSM) -> None:

@@ -99,6 +99,13 @@ def test_a_stride_that_would_see_nothing_is_left_out(forecaster: TinyTSM) -> Non
     gappy = np.where(np.arange(100) % 2, np.nan, np.sin(np.arange(100.0)))
     plain = predict(forecaster, gappy, 4, strides=(1,))
     assert torch.equal(predict(forecaster, gappy, 4, strides=(2,)), plain)
+    # so it would be where only steps older than a pass reads were all there
+    gappy = np.sin(np.arange(3000.0))
+    gappy[1900::2] = np.nan
+    plain = predict(forecaster, gappy, 4, strides=(1,))
+    assert torch.equal(predict(forecaster, gappy, 4, strides=(2,)), plain)
+    gappy[2002] = 0.5
+    assert not torch.equal(predict(forecaster, gappy, 4, strides=(2,)), plain)
 
 
 def test_symmetry_makes_the_forecast_odd_to_the_bit(
@@ -238,14 +245,30 @@ def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) 
         Strategy((1,), symmetry=False, augment=True),
     )
     ask = functools.partial(_periods, length=SMALL.horizon_length, config=SMALL, strategy=by_rule)
-    together = ask(items)
-    assert together == [ask([item])[0] for item in items]
-    assert together[-4:] == [7, 24, 50, 50]
+    together, lags = ask(items)
+    assert [(n, lag) for n, lag in zip(together, lags, strict=True)] == [
+        (n, lag) for item in items for n, lag in zip(*ask([item]), strict=True)
+    ]
+    assert together[-4:] == lags[-4:] == [7, 24, 50, 50]
     # nothing to look for where nothing depends on it
-    assert set(_periods(items, 10, config=SMALL, strategy=by_rule)) == {0}
+    assert set(_periods(items, 10, config=SMALL, strategy=by_rule)[0]) == {0}
     # companions depend on it at every horizon, and stand beside single series only
     alone = [n if len(item.values) == 1 else 0 for n, item in zip(together, items, strict=True)]
-    assert _periods(items, 10, config=SMALL, strategy=augmented) == alone
+    assert _periods(items, 10, config=SMALL, strategy=augmented)[0] == alone
+
+
+@pytest.mark.parametrize("cycle", [11, 23, 25, 53])
+def test_a_season_that_is_nearly_a_calendars_comes_out(
+    cycle: int, rng: np.random.Generator
+) -> None:
+    season = np.sin(2 * np.pi * np.arange(1000) / cycle)
+    item = Item((season + 0.05 * rng.normal(size=1000))[None], EPS)
+    forward = Record()
+    strategy = Strategy((1,), symmetry=False, adjust=True)
+    forecast_items([item], 5, forward=forward, strategy=strategy)
+    own, without = (query.values[0] for query in forward.queries)
+    assert np.array_equal(own, item.values[0])
+    assert np.std(without) < 0.1 * np.std(own)
 
 
 def test_shapes_hold_the_span() -> None:

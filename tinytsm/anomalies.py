@@ -66,7 +66,8 @@ def anomaly_scores(
     """Score every value of a frame, read as `predict_df` reads it, or of arrays.
 
     step: steps between origins: 1 forecasts every value from all before it and is the most sensitive, larger is as
-    many times faster. warmup: steps of history before the first score; half of a series that is shorter than two.
+    many times faster. warmup: steps of history before the first score; of a series that is shorter than two, about half
+    of it, and two values at least.
     threshold: the probability below which a value is called an anomaly.
     Returns one row per step: id, time stamp, target_name, value, predictions (the median), "0.1" and "0.9" (the 80 %
     band), z, probability, anomaly. Raises InputError, a ValueError.
@@ -113,10 +114,15 @@ def origins(series: list[Series], *, step: int, warmup: int) -> list[tuple[int, 
     """(position of the series, origin) of every forecast that `score` makes."""
     pairs = []
     for i, one in enumerate(series):
-        seen = np.flatnonzero(~np.isnan(one.values))
-        # a forecast from nothing observed says nothing
-        first = max(min(warmup, len(one.values) // 2), int(seen[0]) + 1)
-        pairs += [(i, origin) for origin in range(first, len(one.values), step)]
+        length, seen = len(one.values), np.flatnonzero(~np.isnan(one.values))
+        # one value says nothing of how far another may be
+        if len(seen) < 2:
+            continue
+        least = int(seen[1]) + 1
+        first = max(min(warmup, length // 2), least)
+        # steps from the warm-up on or back, however long the series is, so that more of it changes no score
+        first -= (first - warmup) % step
+        pairs += [(i, max(origin, least)) for origin in range(first, length, step)]
     return pairs
 
 

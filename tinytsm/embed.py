@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Embedding(NamedTuple):
-    """One input. tokens: (V, N, D) float32, oldest first: N patches of P steps, the newest ending at the last step.
+    """One input. tokens: (V, N, D) float32, oldest first: N patches of P steps, the newest ending at the last step, the
+    oldest showing the first value.
 
     loc, scale: (V, N) float64, the frame that each token reads and forecasts in, in the units of the series; scale is
     0 where everything so far was constant. Tokens do not know them, so two series that differ in level and scale

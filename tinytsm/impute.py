@@ -111,7 +111,7 @@ def gaps(series: list[Series]) -> list[Gap]:
 
 
 def _batches(found: list[Gap]) -> list[list[Gap]]:
-    """Gaps of about one length together, because the longest of a call decides how far all of it is forecast."""
+    """Gaps of about one length together, because all of a call are forecast equally far."""
     by_size: dict[int, list[Gap]] = {}
     for gap in found:
         by_size.setdefault((gap.stop - gap.start - 1).bit_length(), []).append(gap)
@@ -137,10 +137,11 @@ def _forecast(
         context = values[gap.stop :][::-1] if backward else values[: gap.start]
         if len(context):
             # a gap is a whole run, so that the nearest value beside it is always there
-            contexts[gap] = np.ascontiguousarray(context)
+            contexts[gap] = context
     if not contexts:
         return {}
-    horizon = max(gap.stop - gap.start for gap in contexts)
+    # of any gap of its size, so that what fills a gap does not depend on those beside it
+    horizon = 1 << max(gap.stop - gap.start - 1 for gap in contexts).bit_length()
     quantiles, _ = forecaster.predict_quantiles(
         list(contexts.values()), prediction_length=horizon, quantile_levels=asked
     )

@@ -89,14 +89,15 @@ def forecast_items(
 
     Symmetry is `forward`'s: it mirrors whatever it runs.
     """
-    cycles = _periods(items, length, config=forward.config, strategy=strategy)
+    cycles, lags = _periods(items, length, config=forward.config, strategy=strategy)
     if not strategy.adjust:
         return _forecast(items, length, cycles, forward=forward, strategy=strategy)
-    found = season.adjust([item.values for item in items], length, cycles)
+    # the calendars' periods are tried anyway, so that the lag is the one that might be missed
+    found = season.adjust([item.values for item in items], length, lags)
     adjusted = {i: without for i, without in enumerate(found) if without is not None}
     others = [items[i]._replace(values=without.values) for i, without in adjusted.items()]
     plain = strategy._replace(adjust=False)
-    cycles += _periods(others, length, config=forward.config, strategy=plain)
+    cycles += _periods(others, length, config=forward.config, strategy=plain)[0]
     forecasts = _forecast([*items, *others], length, cycles, forward=forward, strategy=plain)
     results, of_others = forecasts[: len(items)], forecasts[len(items) :]
     weight = forward.config.adjusted_weight
@@ -145,7 +146,7 @@ def _views(
     shown = _beside_companions(item, cycle or config.patch) if strategy.augment else item
     views: list[tuple[_Read, list[Query]]] = [
         (functools.partial(interleave, stride=s, length=length), phases(shown, s, length))
-        for s in [s for s in wanted if _shows_all(item, s)] or [1]
+        for s in [s for s in wanted if _shows_all(item, s, config.context_length)] or [1]
     ]
     if strategy.strides is None:
         views += [
@@ -171,9 +172,10 @@ def _beside_companions(item: Item, cycle: int) -> Item:
 
 def _periods(
     items: Sequence[Item], length: int, *, config: ModelConfig, strategy: Strategy
-) -> list[int]:
-    """The dominant period of each item's newest steps, 0 where there is none or where nothing depends on it."""
-    found = [0] * len(items)
+) -> tuple[list[int], list[int]]:
+    """The dominant period of each item's newest steps and its lag, as `period.detect` gives them, 0 where there is none or
+    where nothing depends on it."""
+    periods, lags = [0] * len(items), [0] * len(items)
     # apart where values are missing, because they are then summed otherwise
     shapes: dict[int, tuple[int, ...]] = {}
     for i, item in enumerate(items):
@@ -190,20 +192,22 @@ def _periods(
         rows = np.concatenate([items[i].values[:, -steps:] for i in chunk])
         eps = np.repeat([items[i].eps for i in chunk], variates)
         # centred, so that squares of the largest numbers stay finite
-        periods = period.detect(centre(rows, eps).x.astype(np.float64), variates)
-        for i, one in zip(chunk, periods, strict=True):
-            found[i] = int(one)
-    return found
+        found = period.detect(centre(rows, eps).x.astype(np.float64), variates)
+        for i, one, lag in zip(chunk, *found, strict=True):
+            periods[i], lags[i] = int(one), int(lag)
+    return periods, lags
 
 
-def _shows_all(item: Item, stride: int) -> bool:
-    """Whether every phase of a stride shows something of each variate that shows anything."""
+def _shows_all(item: Item, stride: int, context_length: int) -> bool:
+    """Whether every phase of a stride shows something, where it is read, of each variate that shows anything."""
     if stride == 1:
         return True
     shown = ~np.isnan(item.values)
     anything = shown.any(1)
-    return item.values.shape[1] >= stride and all(
-        bool((shown[:, first::stride].any(1) >= anything).all()) for first in range(stride)
+    # a pass reads half a context of a phase, or more where the horizon is shorter
+    read = shown[:, -stride * (context_length // 2) :]
+    return read.shape[1] >= stride and all(
+        bool((read[:, first::stride].any(1) >= anything).all()) for first in range(stride)
     )
 
 

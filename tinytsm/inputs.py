@@ -88,10 +88,11 @@ def as_array(value: Any, name: str) -> np.ndarray:
 
 
 def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tuple[Item, bool]:
-    """Check one input, and keep its `newest` steps: what is older is not looked at.
+    """Check one input, and copy its `newest` steps, from the first that shows anything: what is older is not looked at.
 
     value: (T,) or (V, T), an array, tensor or nested list of numbers. longest_tail: a missing end that is longer counts
-    as so long. Returns it and whether it was (T,). Raises ValueError that names it by its position.
+    as so long, of the item and of each of its variates. Returns it and whether it was (T,). Raises ValueError that names
+    it by its position.
     """
     name = f"inputs[{position}]"
     array = as_array(value, name)
@@ -107,29 +108,38 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
         eps = 2.0**-7
     elif array.dtype.kind == "f":
         eps = max(eps, float(np.finfo(array.dtype).eps))
-    end = _end(array, newest=newest, longest_tail=longest_tail)
-    skipped = max(0, end - newest)
+    rows = np.atleast_2d(array)
+    rows = rows[:, : _end(rows, newest=newest, longest_tail=longest_tail)]
+    # a variate that ended long ago stands where it is seen
+    ends = [_end(row[None], newest=newest, longest_tail=longest_tail) for row in rows]
+    values = np.full((len(rows), min(rows.shape[1], newest)), np.nan)
+    steps = values.shape[1]
     # a long double may exceed what a double holds, and is then infinite
     with np.errstate(over="ignore"):
-        values = np.atleast_2d(array[..., skipped:end]).astype(np.float64, copy=False)
+        for one, row, end in zip(values, rows, ends, strict=True):
+            kept = row[max(0, end - steps) : end]
+            one[steps - len(kept) :] = kept
     infinite = np.isinf(values)
     if infinite.any():
-        row, step = (int(i[0]) for i in np.nonzero(infinite))
+        variate, step = (int(i[0]) for i in np.nonzero(infinite))
         raise ValueError(
-            f"{name} is infinite at variate {row}, step {skipped + step}; write NaN for missing values"
+            f"{name} is infinite at variate {variate}, step {ends[variate] - steps + step}; "
+            "write NaN for missing values"
         )
-    return Item(values, eps), array.ndim == 1
+    # what is missing before the first value is no history
+    first = int((~np.isnan(values)).any(0).argmax())
+    return Item(values[:, first:].copy() if first else values, eps), array.ndim == 1
 
 
-def _end(array: np.ndarray, *, newest: int, longest_tail: int) -> int:
-    """How many steps to take up: all but those by which a missing end exceeds `longest_tail`."""
-    steps = array.shape[-1]
-    if array.dtype.kind != "f" or not np.isnan(array[..., -1]).all():
+def _end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:
+    """How many steps of (V, T) to take up: all but those by which a missing end exceeds `longest_tail`."""
+    steps = rows.shape[1]
+    if rows.dtype.kind != "f" or not np.isnan(rows[:, -1]).all():
         return steps
     # backwards in blocks, so that a long history is not read
     for stop in range(steps, 0, -newest):
         start = max(0, stop - newest)
-        shown = ~np.isnan(array[..., start:stop]).reshape(-1, stop - start).all(0)
+        shown = ~np.isnan(rows[:, start:stop]).all(0)
         if shown.any():
             last = start + int(np.flatnonzero(shown)[-1])
             return min(steps, last + 1 + longest_tail)

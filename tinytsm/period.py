@@ -16,21 +16,21 @@ CALENDAR = (4, 7, 12, 24, 48, 52, 60, 72, 96, 144, 168, 288, 336, 365, 672, 720,
 _NEAR, _SAME = 0.03, 0.85
 
 
-def detect(x: np.ndarray, variates: int = 1) -> np.ndarray:
-    """Dominant period of each item in steps, 0 where there is none.
+def detect(x: np.ndarray, variates: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Dominant period of each item in steps, and the lag that shows it, 0 where there is none.
 
     x: (S, T), NaN where missing; the `variates` series of an item are adjacent and share a period. Returns (S //
-    variates,) int64.
+    variates,) int64 each: the period is the lag, or one of calendars that is as likely as the lag.
 
     The variogram d(k) = mean (x_t - x_{t-k})^2 dips at the period and its multiples, whatever the level or trend; a
     random walk's rises evenly. Compared with its mean over lags k/2 to 3k/2; values enter through asinh, so that
     a spike is not the whole of the sum.
     """
     rows, steps = x.shape
-    periods = np.zeros(rows // variates, np.int64)
     lags = steps // 2
     if lags < 3:
-        return periods
+        none = np.zeros(rows // variates, np.int64)
+        return none, none
     seen = ~np.isnan(x)
     z = _soften(np.where(seen, x, 0.0), seen)
     d, pairs = _variogram(z, seen, lags)
@@ -81,12 +81,13 @@ def _variogram(z: np.ndarray, seen: np.ndarray, lags: int) -> tuple[np.ndarray, 
     return np.divide(total, pairs, out=np.zeros_like(total), where=pairs > 0), pairs
 
 
-def _dips(d: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The lag of each row's deepest dip, or of a shorter one nearly as deep; 0 if none is deep enough."""
+def _dips(d: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The period that each row's deepest dip shows, or a shorter one nearly as deep, and its lag; 0 if none is deep enough."""
     lags = d.shape[1] - 1
     lag = np.arange(2, lags * 2 // 3 + 1)
     if not len(lag):
-        return np.zeros(len(d), np.int64)
+        none = np.zeros(len(d), np.int64)
+        return none, none
     known = ~np.isnan(d)
     grown = np.concatenate((np.zeros((len(d), 1)), np.cumsum(np.where(known, d, 0.0), 1)), 1)
     number = np.concatenate((np.zeros((len(d), 1)), np.cumsum(known, 1)), 1)
@@ -106,10 +107,10 @@ def _dips(d: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     best = depth.max(1, keepdims=True)
     first = np.argmax(dip & (depth >= _NEARLY * best), 1)
     found = np.where(best[:, 0] > 0, lag[first], 0)
-    rows = np.arange(len(d))
+    rows, periods = np.arange(len(d)), found
     for season in CALENDAR:
         if season <= lag[-1]:
-            near = (np.abs(found - season) <= np.maximum(1.0, _NEAR * season)) & (found > 3)
+            near = (np.abs(periods - season) <= np.maximum(1.0, _NEAR * season)) & (periods > 3)
             same = 1.0 - ratio[:, season - 2] >= _SAME * depth[rows, first]
-            found = np.where(near & same, season, found)
-    return found
+            periods = np.where(near & same, season, periods)
+    return periods, found

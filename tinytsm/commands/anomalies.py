@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--warmup", metavar="N", default="64",
-        help="steps of history before the first score; half of a short series (default: 64)",
+        help="steps of history before the first score; about half of a short series (default: 64)",
     )  # fmt: skip
     parser.add_argument("--only", action="store_true", help="write the anomalies alone")
     console.add_model_flags(parser)
