@@ -76,6 +76,10 @@ def run(args: argparse.Namespace) -> None:
     chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args, covariates=args.covariate)
+    if season is None:
+        repeated = sorted({backtest.season_of(one) for one in series})
+        listed = ", ".join(f"{steps:,}" for steps in repeated)
+        console.note(f"seasonal naive repeats the last {listed} steps; --season N changes that")
     planned = backtest.plan(
         series, horizon=horizon, windows=windows, step=step, context_length=context_length
     )
