@@ -103,7 +103,7 @@ def test_parquet_keeps_its_index_and_is_known_by_its_bytes(tmp_path: Path) -> No
         ("a,b\n1,2\n".encode("utf-16"), r"is UTF-16 text; save it as UTF-8"),
         (b"a,b\n1,\x00\n", r"line 2: binary data; give a CSV or Parquet file"),
         (
-            gzip.compress(b"a\n1\n"),
+            gzip.compress(b"a\n1\n", mtime=0),
             r"is gzip data; unpack it: zcat \S+/t\.csv \| tinytsm forecast -",
         ),
         ("sep=;\n", r"t\.csv is empty"),
@@ -144,7 +144,7 @@ def read_pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> pd.DataFrame:
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_pipe(monkeypatch, b"a\n1\n2\n")["a"].tolist() == [1, 2]
     with pytest.raises(InputError, match=r"zcat FILE \| tinytsm forecast -"):
-        read_pipe(monkeypatch, gzip.compress(b"a\n1\n"))
+        read_pipe(monkeypatch, gzip.compress(b"a\n1\n", mtime=0))
     with pytest.raises(InputError, match="^standard input is empty"):
         read_pipe(monkeypatch, b"")
 
