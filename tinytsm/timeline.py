@@ -202,7 +202,7 @@ def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
 
 def _is_regular(dates: pd.Series) -> bool:
     distinct = pd.DatetimeIndex(dates.drop_duplicates().sort_values())
-    return len(distinct) > 2 and pd.infer_freq(distinct) is not None
+    return len(distinct) > 2 and _exact_alias(distinct) is not None
 
 
 def _to_datetime(text: pd.Series, **options: object) -> pd.Series:
@@ -332,14 +332,18 @@ def _common(gaps: np.ndarray) -> int:
     return median
 
 
+def _exact_alias(stamps: pd.DatetimeIndex) -> str | None:
+    with warnings.catch_warnings():
+        # pandas 4 will give the offset itself, which serves as well
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pd.infer_freq(stamps)
+
+
 def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
     """The step of ordered stamps, None where fewer than 3 leave it open."""
     if len(stamps) < 3:
         return None
-    with warnings.catch_warnings():
-        # pandas 4 will give the offset itself, which serves as well
-        warnings.simplefilter("ignore", DeprecationWarning)
-        alias = pd.infer_freq(stamps)
+    alias = _exact_alias(stamps)
     if alias is not None:
         return to_offset(alias)
     absolute = _common(np.diff(stamps.asi8))
