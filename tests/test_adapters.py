@@ -1,9 +1,13 @@
 """Other libraries' own checks run on our adapters; each is skipped where its library is not installed."""
 
+import importlib
 import subprocess
 import sys
+import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -296,6 +300,65 @@ def test_fev_task(tmp_path: Path) -> None:
     error = float(line.split(": ")[1].split(",")[0])
     # the sum of |labels| is the unit: a forecast that knew nothing of the series would miss by about one
     assert 0 < error < 0.5
+
+
+@pytest.fixture
+def sktime_adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The adapter beside a stand-in for sktime, whatever is installed."""
+    stand_in = types.SimpleNamespace(BaseForecaster=object)
+    for name in ("sktime", "sktime.forecasting", "sktime.forecasting.base"):
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.setattr("tinytsm.adapters.require", lambda library: None)
+    name = "tinytsm.adapters.sktime"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module(name)
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("index", "freq"),
+    [
+        (pd.period_range("2020-01", periods=8, freq="M"), None),
+        (pd.RangeIndex(3, 11), None),
+        (pd.date_range("2020-01-31", periods=8, freq="ME"), "ME"),
+        (pd.date_range("2020-01-01", periods=8, freq="D"), "D"),
+    ],
+    ids=["periods", "numbers", "months", "days"],
+)
+def test_sktime_steps_without_a_row_are_missing(
+    sktime_adapter: Any, index: pd.Index, freq: str | None
+) -> None:
+    y = pd.Series(np.arange(8.0), index)
+    whole = sktime_adapter.on_every_step(y.drop(index[[2, 5]]), freq)
+    wanted = y.mask(y.isin([2, 5]))
+    pd.testing.assert_series_equal(whole, wanted, check_freq=False)
+    assert sktime_adapter.on_every_step(y, None).equals(y)
+
+
+def test_sktime_dates_of_no_known_step_stay(sktime_adapter: Any) -> None:
+    y = pd.Series([1.0, 2, 3], pd.DatetimeIndex(["2020-01-01", "2020-01-03", "2020-01-08"]))
+    assert sktime_adapter.on_every_step(y, None) is y
+    assert sktime_adapter.on_every_step(y, "2D") is y
+
+
+def test_sktime_forecasts_from_every_step(sktime_adapter: Any) -> None:
+    seen = []
+
+    class Model:
+        def predict_quantiles(self, inputs: list[np.ndarray], length: int, levels: list[float]):
+            seen.extend(inputs)
+            return np.zeros((1, length, len(levels))), None
+
+    sktime_adapter._load = lambda path, device: Model()
+    forecaster = sktime_adapter.TinyTSMForecaster()
+    y = pd.Series(np.arange(4.0), pd.date_range("2020-01-01", periods=4))
+    forecaster._fit(y.iloc[[0, 1, 3]], None, None)
+    forecaster.cutoff = y.index[-1:]
+    horizon = types.SimpleNamespace(
+        freq="D", to_relative=lambda cutoff: [1], to_absolute_index=lambda cutoff: cutoff
+    )
+    forecaster._predict(horizon, None)
+    np.testing.assert_array_equal(seen, [[0, 1, np.nan, 3]])
 
 
 def test_sktime_check_estimator() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, and every damage named."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_a_model_comes_back(saved: Path) -> None:
     assert model.config == SMALL and not model.training
     for name, weight in Model(SMALL, torch.Generator().manual_seed(1)).state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_others_may_read_what_the_mask_allows(tmp_path: Path) -> None:
+    weights = Model(SMALL, torch.Generator().manual_seed(1)).state_dict()
+    before = os.umask(0o027)
+    try:
+        folder = checkpoint.save(tmp_path / "model", SMALL, weights, max_shard=64 << 10)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o640}
 
 
 def test_half_precision_weights_load(saved: Path) -> None:

@@ -251,18 +251,53 @@ def test_bad_input_is_answered_without_torch(place: Path) -> None:
     assert "line 3, column 'ds': time stamp 2024-01-01 is there twice" in done.stderr
 
 
+# forecasts of nothing but zeros, without loading a network
+FLAT = """
+import os, sys; from tinytsm import cli
+import numpy as np
+class Flat:
+    def predict_quantiles(self, inputs, prediction_length, quantile_levels):
+        return np.zeros((len(inputs), prediction_length, len(quantile_levels))), None
+from tinytsm.commands import console
+console.load_model = lambda *a: Flat()
+{output}
+sys.exit(cli.main(['forecast', 'data.csv', '--horizon', '{horizon}']))
+"""
+
+
 def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
-    done = run_python(
-        "import os, sys; from tinytsm import cli\n"
-        "import numpy as np\n"
-        "class Flat:\n"
-        "    def predict_quantiles(self, inputs, prediction_length, quantile_levels):\n"
-        "        return np.zeros((len(inputs), prediction_length, len(quantile_levels))), None\n"
-        "from tinytsm.commands import console\n"
-        "console.load_model = lambda *a: Flat()\n"
-        "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
-        "sys.exit(cli.main(['forecast', 'data.csv', '--horizon', '5000']))",
-        place,
-    )
+    left = "read, write = os.pipe(); os.close(read); os.dup2(write, 1)"
+    done = run_python(FLAT.format(output=left, horizon=5000), place)
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
+
+
+FULL = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk to write to")
+# what fits in the buffer, and what does not
+@pytest.mark.parametrize("horizon", [3, 5000])
+def test_a_full_output_is_one_line(place: Path, horizon: int) -> None:
+    done = run_python(FLAT.format(output=FULL, horizon=horizon), place)
+    assert done.returncode == 2, done.stderr
+    line = "tinytsm: error: standard output cannot be written (No space left on device); send it elsewhere"
+    assert done.stderr.splitlines()[-1] == line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk to write to")
+def test_a_full_output_of_other_commands_is_one_line(place: Path) -> None:
+    # whatever PYTHONUNBUFFERED says
+    buffered = "sys.stdout.reconfigure(write_through=False)"
+    done = run_python(
+        f"import os, sys; from tinytsm import cli; {buffered}; {FULL}; sys.exit(cli.main(['doctor']))",
+        place,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_output_is_one_line(place: Path) -> None:
+    done = run_python(FLAT.format(output="sys.stdout = None", horizon=3), place)
+    assert done.returncode == 2, done.stderr
+    assert "error: standard output cannot be written (it is closed)" in done.stderr.splitlines()[-1]

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tinytsm.columns import infer_layout
+from tinytsm.columns import infer_layout, levels_as_columns
 from tinytsm.tables import InputError
 
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -27,6 +27,11 @@ def test_wide_tables() -> None:
     )
     # no telling name: the first column of dates
     assert layout({"a": [1, 2, 3], "when": DAYS}) == (None, "when", ("a",), [])
+    # four digits make no date, and ids may be years
+    codes = ["SKU-1001", "SKU-1001", "SKU-1002"]
+    assert layout({"sku": codes, "when": DAYS, "a": [1, 2, 3]})[1] == "when"
+    years = ["2001", "2001", "2002"]
+    assert layout({"item_id": years, "when": DAYS, "a": [1, 2, 3]})[:2] == ("item_id", "when")
     assert layout({"year": [2001, 2002, 2003], "gdp": [1, 2, 3]}) == (None, "year", ("gdp",), [])
 
 
@@ -68,6 +73,9 @@ def test_what_is_guessed_is_said() -> None:
         ("a",),
         ["column 'id' differs in every row: row numbers, left out"],
     )
+    # names are no row numbers
+    found = layout({"item_id": ["A", "B", "C"], "date": DAYS, "a": [1, 2, 3]})
+    assert found == ("item_id", "date", ("a",), [])
     found = layout({"date": DAYS, "weekday": ["Mon", "Tue", "Wed"], "a": [1, 2, 3]})
     assert found == (None, "date", ("a",), ["columns that hold no numbers are left out: weekday"])
     # typing errors do not turn a number column into words
@@ -111,3 +119,39 @@ def test_two_columns_that_could_be_ids() -> None:
         match=r"time stamps repeat and 'shop', 'town' could name the series; choose with --id",
     ):
         layout(table)
+
+
+def test_dates_and_times_of_day_name_no_series() -> None:
+    table = {"date": [DAYS[0]] * 2, "time": ["00:00", "01:00"], "v": [1, 2]}
+    with pytest.raises(
+        InputError,
+        match="time stamps repeat and column 'time' holds times of day; join the two to one column",
+    ):
+        layout(table)
+    assert layout(table | {"shop": ["x", "y"]})[0] == "shop"
+    due = {"date": [DAYS[0]] * 2, "due": DAYS[:2], "v": [1, 2]}
+    assert layout(due)[0] is None
+
+
+def test_names_that_are_there_twice() -> None:
+    table = pd.DataFrame([[DAYS[0], 1, 2]], columns=["date", "a", "a"])
+    with pytest.raises(InputError, match="column 'a' appears twice; rename or drop one of the two"):
+        infer_layout(table)
+
+
+@pytest.mark.parametrize("dates", [pd.DatetimeIndex(DAYS), pd.PeriodIndex(DAYS, freq="D")])
+def test_an_index_of_dates_is_the_time_stamps(dates: pd.Index) -> None:
+    df = pd.DataFrame({"a": [1, 2, 3]}, index=dates)
+    assert list(levels_as_columns(df, None, None)) == ["timestamp", "a"]
+    assert list(levels_as_columns(df.rename_axis("when"), None, None)) == ["when", "a"]
+    # a name that was given, where the index has no other
+    assert list(levels_as_columns(df, None, "ds")) == ["ds", "a"]
+    assert list(levels_as_columns(df.rename_axis("ds"), None, "ds")) == ["ds", "a"]
+    assert list(levels_as_columns(df.rename_axis("when"), None, "ds")) == ["a"]
+    # a column of that name goes first
+    assert list(levels_as_columns(df.assign(timestamp=DAYS), None, None)) == ["a", "timestamp"]
+    both = df.assign(shop="x").rename_axis("when").set_index("shop", append=True)
+    assert sorted(levels_as_columns(both, None, None)) == ["a", "shop", "when"]
+    assert list(levels_as_columns(both, "shop", "ds")) == ["shop", "a"]
+    rows = pd.DataFrame({"a": [1, 2, 3]})
+    assert levels_as_columns(rows, None, None) is rows

@@ -232,6 +232,8 @@ def test_effort_changes_what_is_forecast(
         (["impute", "data.csv", "--plot", "x.gif"], "x.gif: wanted a name that ends in .png"),
         (["finetune", "data.csv", "--horizon", "5"], "the following arguments are required: --output"),
         (["finetune", "data.csv", "--horizon", "5", "--output", "t", "--learning-rate", "-1"], "--learning-rate must"),
+        (["finetune", "data.csv", "--horizon", "5", "--output", "t", "--seed", "-1"],
+         "--seed must be a whole number of at least 0, got '-1'"),
         (["anomalies", "data.csv", "--model", "no"], "--model no: no such file or folder"),
     ],
 )  # fmt: skip

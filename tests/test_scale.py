@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tinytsm import TinyTSM, scale
+from tinytsm.tables import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS: dict[str, Any] = {
@@ -140,6 +141,103 @@ def test_a_bad_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale.main(["in", "--output", "out", "--horizon", "3", "--strides", "0"]) == 2
     wanted = "tinytsm scale: error: strides must be 'auto' or different whole numbers of at least 1, got [0]\n"
     assert capsys.readouterr().err == wanted
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """What `tinytsm scale` says where it does not begin."""
+    assert scale.main([*flags, "--horizon", "3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("tinytsm scale: error: ")
+
+
+class FakeRay:
+    """As much of Ray as is asked before the work, and a data set of so many rows."""
+
+    def __init__(self, rows: int, names: tuple[str, ...]) -> None:
+        self.data, self.DataContext = self, self
+        self.rows, self.names = rows, names
+        self.target_max_block_size = 2**27
+        self.started: dict[str, object] = {}
+        self.fault: Exception | None = None
+
+    def init(self, **start: object) -> None:
+        self.started = start
+        if self.fault is not None:
+            raise self.fault
+
+    def get_current(self) -> "FakeRay":
+        return self
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"object_store_memory": 2.0**30}
+
+    def read_parquet(self, source: object, columns: list[str] | None = None) -> "FakeRay":
+        return FakeRay(self.rows, tuple(n for n in self.names if columns is None or n in columns))
+
+    def count(self) -> int:
+        return self.rows
+
+    def schema(self) -> "FakeRay":
+        return self
+
+
+@pytest.fixture
+def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay(40, ("shop", "timestamp", "target"))
+    monkeypatch.setattr(scale, "require_ray", lambda: fake)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("none", "out", "source none: no such file or folder; check the path"),
+        ("in", "in", "output in lies in the source in; name another folder"),
+        ("in", "in/out", "output in/out lies in the source in; name another folder"),
+        ("in", "file", "output file is a file; name a new folder"),
+        ("in", "old", "output old is not empty, and forecasts of two runs would mix; empty it or name a new folder"),
+    ],
+)  # fmt: skip
+def test_forecasts_get_a_folder_of_their_own(
+    ray: FakeRay, capsys: pytest.CaptureFixture[str], source: str, output: str, message: str
+) -> None:
+    Path("file").touch()
+    Path("old").mkdir()
+    Path("old/0.parquet").touch()
+    assert complaint(capsys, source, "--output", output) == message
+    assert not ray.started
+    with pytest.raises(InputError, match=message):
+        scale.forecast_dataset([source], output, horizon=3, workers=1)
+    # elsewhere is for Ray to say
+    scale.check_places("s3://bucket/in", "s3://bucket/out")
+
+
+def test_a_source_without_rows_or_columns_is_one_line(
+    ray: FakeRay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, "in", "--output", "out", "--id-column", "shp")
+    assert line.startswith("column 'shp' is missing; the data set has: shop, timestamp, target; ")
+    ray.rows = 0
+    assert complaint(capsys, "in", "--output", "out") == (
+        "source in has no rows; give a folder of Parquet files named *.parquet"
+    )
+    assert not Path("out").exists()
+
+
+def test_a_bad_device_or_cluster_is_one_line(
+    ray: FakeRay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, "in", "--output", "out", "--device", "gpu")
+    assert line == "--device must be auto, cpu, cuda, cuda:1 or mps, got 'gpu'"
+    ray.fault = ConnectionError("Could not find any running Ray instance.")
+    line = complaint(capsys, "in", "--output", "out", "--address", "auto")
+    assert line == "Could not find any running Ray instance."
+    # as Ray tells what a worker met
+    ray.fault = OSError("Traceback\n  of a worker")
+    ray.fault.cause = PermissionError(13, "Permission denied")  # type: ignore[attr-defined]
+    assert complaint(capsys, "in", "--output", "out") == "[Errno 13] Permission denied"
 
 
 def descendants(root: int) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """Reading tables: what is accepted, and one line for what is not."""
 
+import gzip
 import io
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_separators_and_line_ends(tmp_path: Path, separator: str, newline: str) 
     assert frame["b"].isna().tolist() == [False, True]
     assert frame.index.tolist() == [2, 3]
     assert frame.index.name == "line"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_excels_mark_of_the_separator_is_no_header(tmp_path: Path, newline: str) -> None:
+    frame = read(tmp_path, newline.join(["\ufeffsep=;", "a;b", "1;2,5", "3;4"]))
+    assert list(frame) == ["a", "b"]
+    assert frame["a"].tolist() == [1, 3]
+    assert frame.index.tolist() == [3, 4]
 
 
 def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
@@ -93,6 +102,12 @@ def test_parquet_keeps_its_index_and_is_known_by_its_bytes(tmp_path: Path) -> No
         (b"a,b\n1,caf\xe9\n", r"line 2: byte 0xe9 is not UTF-8; save the file as UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), r"is UTF-16 text; save it as UTF-8"),
         (b"a,b\n1,\x00\n", r"line 2: binary data; give a CSV or Parquet file"),
+        (
+            gzip.compress(b"a\n1\n", mtime=0),
+            r"is gzip data; unpack it: zcat \S+/t\.csv \| tinytsm forecast -",
+        ),
+        ("sep=;\n", r"t\.csv is empty"),
+        ("sep=;\na;b\n1;2\n3\n", r"t\.csv, line 4: 1 fields where the header has 2"),
         (b"PK\x03\x04junk", r"is a ZIP or Excel file; export the sheet as CSV"),
         (b"PAR1junk", r"is not a readable Parquet file"),
         ('a,b\n"1,2\n', r"t\.csv"),
@@ -128,6 +143,8 @@ def read_pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> pd.DataFrame:
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_pipe(monkeypatch, b"a\n1\n2\n")["a"].tolist() == [1, 2]
+    with pytest.raises(InputError, match=r"zcat FILE \| tinytsm forecast -"):
+        read_pipe(monkeypatch, gzip.compress(b"a\n1\n", mtime=0))
     with pytest.raises(InputError, match="^standard input is empty"):
         read_pipe(monkeypatch, b"")
 

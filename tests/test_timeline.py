@@ -83,6 +83,41 @@ def test_months_on_any_one_day_do_not_drift(day: int) -> None:
     assert coming[:12].month.tolist() == list(range(1, 13))
 
 
+@pytest.mark.parametrize("day", [29, 30, 31])
+@pytest.mark.parametrize("newest", [12, 13, 14])
+def test_months_that_february_cuts_short_go_on_from_the_full_day(day: int, newest: int) -> None:
+    firsts = pd.date_range("2022-03-01", periods=30, freq="MS")
+    whole = pd.DatetimeIndex([first.replace(day=min(day, first.days_in_month)) for first in firsts])
+    line = lay(whole[:newest])
+    assert line.moved == 0
+    assert line.future(30 - newest).tolist() == whole[newest:].tolist()
+    assert lay(whole.delete([2, 3, 11])).grid.tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("alias", ["SMS-15", "SME-15"])
+def test_twice_a_month(alias: str, zone: str | None) -> None:
+    whole = pd.date_range("2023-01-01", periods=30, freq=alias, tz=zone).as_unit("ns")
+    line = lay(whole[:20].delete([5, 6]))
+    assert same(line.grid, whole[:20])
+    assert line.moved == 0
+    assert same(line.future(10), whole[20:])
+    assert lay(whole[18:20], line.freq).future(10).equals(whole[20:])
+
+
+@pytest.mark.parametrize("kept", [0.25, 0.4, 0.6])
+@pytest.mark.parametrize("alias", ["15min", "h", "D", "B", "W-WED", "MS"])
+def test_rows_at_few_of_the_steps_stay_where_they_are(alias: str, kept: float) -> None:
+    whole = pd.date_range("2015-01-01", periods=400, freq=alias).as_unit("ns")
+    some = whole[np.random.default_rng(3).random(400) < kept]
+    line = lay(some)
+    assert line.moved == 0
+    assert line.grid[line.cells].equals(some)
+    assert line.future(1).tolist() == pd.date_range(some[-1], periods=2, freq=alias)[1:].tolist()
+    ticks = np.flatnonzero(np.isin(whole, some))
+    assert lay(pd.Index(7 * ticks)).freq == "7"
+
+
 @pytest.mark.parametrize(("months", "freq"), [(1, "MS"), (3, "3MS"), (12, "12MS")])
 def test_the_step_between_middles_of_months_can_be_given_again(months: int, freq: str) -> None:
     start = pd.Timestamp(2020, 1, 15)
@@ -191,6 +226,20 @@ def test_texts_that_are_dates() -> None:
         ["2021-12-01 00:00:00", "2022-01-01 00:00:00"],
         "column 'ds': read as dates YYYYMM",
     )
+    assert parse(2024013100, 2024013123) == (
+        ["2024-01-31 00:00:00", "2024-01-31 23:00:00"],
+        "column 'ds': read as dates YYYYMMDDHH",
+    )
+    assert parse(202401310000, 202401312345) == (
+        ["2024-01-31 00:00:00", "2024-01-31 23:45:00"],
+        "column 'ds': read as dates YYYYMMDDHHMM",
+    )
+    # pandas alone reads the 20th of January 2001
+    assert parse("200101", "200102") == (
+        ["2001-01-01 00:00:00", "2001-02-01 00:00:00"],
+        "column 'ds': read as dates YYYYMM",
+    )
+    assert parse("2024013100", "2024013123")[0][1] == "2024-01-31 23:00:00"
     # numbers that go on past 12, or might
     assert parse(202112, 202113) == (["202112", "202113"], None)
     assert parse(202101, 202112) == (["202101", "202112"], None)
@@ -215,6 +264,29 @@ def test_day_first_is_seen_or_said() -> None:
     assert "month first; write 2024-01-31" in note
 
 
+def months(form: str) -> list[str]:
+    return pd.date_range("2021-01-01", periods=30, freq="MS").strftime(form).tolist()
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d.%m.%y"])
+def test_the_first_of_each_month_is_no_january(form: str) -> None:
+    stamps, note = parse(*months(form), *months(form))
+    assert stamps[:30] == stamps[30:]
+    assert stamps[1] == "2021-02-01 00:00:00"
+    assert note == "column 'ds': dates are read as day first; write 2024-01-31 if that is wrong"
+
+
+def test_month_first_where_nothing_speaks_for_the_day() -> None:
+    stamps, note = parse(*months("%m/%d/%Y"))
+    assert stamps[1] == "2021-02-01 00:00:00"
+    assert note is not None
+    assert "month first" in note
+    # twelve days of January, or the first of twelve months
+    assert "month first" in str(parse(*months("%m/%d/%Y")[:12])[1])
+    # but not with dots
+    assert parse("01.02.2024", "02.02.2024")[0][0] == "2024-02-01 00:00:00"
+
+
 def test_mixed_offsets_become_utc() -> None:
     stamps, note = parse("2024-03-31T01:00:00+01:00", "2024-03-31T03:00:00+02:00")
     assert stamps == ["2024-03-31 00:00:00+00:00", "2024-03-31 01:00:00+00:00"]
@@ -231,6 +303,9 @@ def test_mixed_offsets_become_utc() -> None:
         ),
         (("2024-01-01", "2024-02-30"), "line 3, column 'ds': '2024-02-30' is not a date"),
         (("2024-01-01", "today"), "line 3, column 'ds': 'today' is not a date"),
+        (("12:00", "13:00"), "line 2, column 'ds': '12:00' is not a date"),
+        (("2024-01-01 12:00", "1:00 PM"), "line 3, column 'ds': '1:00 PM' is not a date"),
+        (("240131", "240201"), "line 2, column 'ds': '240131' is not a date"),
         (
             ("2024-01-01", None),
             "line 3, column 'ds': time stamp is missing; fill it in or delete the row",

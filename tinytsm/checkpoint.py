@@ -28,6 +28,7 @@ from torch import Tensor
 
 from tinytsm.config import ModelConfig, from_dict
 from tinytsm.model import Model
+from tinytsm.tables import usual_permissions
 
 FORMAT = 1
 # Bytes of a file of tensors: what git hosts and code review take without special means.
@@ -101,6 +102,7 @@ def _read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file(tensors, path)
+        usual_permissions(path)
     except SafetensorError as error:
         # its word for every fault of the disk
         raise OSError(f"cannot write {path.name}: {error}") from None

@@ -21,7 +21,6 @@ Bad input is answered before torch is loaded.
 
 import argparse
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -67,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv and argv[0] in _FORWARDED:
             module = importlib.import_module(_FORWARDED[argv[0]][0])
-            return int(module.main(argv[1:]) or 0)
+            status = int(module.main(argv[1:]) or 0)
+            console.flush()
+            return status
         args = build_parser().parse_args(argv)
         args.run(args)
-        sys.stdout.flush()
     except console.UsageError as error:
         return _complain(str(error))
     except SystemExit as leave:  # --help and --version, and the commands that parse for themselves
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _complain(leave.code)
         return leave.code or 0
     except BrokenPipeError:
-        # the reader has seen enough; what is still buffered must not raise again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader has seen enough
+        console.discard_output()
     except KeyboardInterrupt:
         console.note("interrupted")
         return 130

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.tables import ID_NAMES, InputError, is_text
-from tinytsm.timeline import looks_like_dates
+from tinytsm.timeline import looks_like_clock, looks_like_dates
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
 _TARGET_NAMES = ("target", "y", "value", "values")
@@ -35,8 +35,11 @@ def infer_layout(
 ) -> tuple[Layout, list[str]]:
     """Find the columns that were not named; returns the layout and notes on what was guessed.
 
-    Raises InputError where a named column is absent or no number column is left.
+    Raises InputError where a named column is absent, a name is there twice or no number column is left.
     """
+    if df.columns.has_duplicates:
+        twice = df.columns[df.columns.duplicated()][0]
+        raise InputError(f"column {twice!r} appears twice; rename or drop one of the two")
     notes: list[str] = []
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     for column, role in (
@@ -67,9 +70,30 @@ def infer_layout(
     return Layout(id_column=id_column, timestamp_column=timestamp_column, targets=targets), notes
 
 
-def levels_as_columns(df: pd.DataFrame, *names: str | None) -> pd.DataFrame:
-    """The frame with those of the named index levels that are no columns yet as columns."""
-    levels = [n for n in df.index.names if n is not None and n in names and n not in df.columns]
+def levels_as_columns(
+    df: pd.DataFrame, id_column: str | None, timestamp_column: str | None
+) -> pd.DataFrame:
+    """The frame with index levels that are no columns yet as columns: the named ones, and dates where they may be meant.
+
+    An index of dates without a name gets `timestamp_column`'s, or "timestamp". Where no column is named for the time
+    stamps, all levels beside dates are taken.
+    """
+    index = df.index
+    if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
+        name = timestamp_column or index.name or "timestamp"
+        fits = index.name in (None, name) and name not in df.columns
+        return df.reset_index(names=name) if fits else df
+    dated = timestamp_column is None and any(
+        isinstance(level, pd.DatetimeIndex | pd.PeriodIndex)
+        for level in getattr(index, "levels", ())
+    )
+    levels = [
+        name
+        for name in index.names
+        if name is not None
+        and name not in df.columns
+        and (dated or name in (id_column, timestamp_column))
+    ]
     return df.reset_index(levels) if levels else df
 
 
@@ -82,7 +106,10 @@ def _find_stamps(df: pd.DataFrame, free: list[str]) -> str | None:
     named = _named(free, _TIME_NAMES)
     if named is not None:
         return named
-    return next((c for c in free if looks_like_dates(df[c])), None)
+    # ids such as 2001 are years, too
+    return next(
+        (c for c in free if str(c).lower() not in ID_NAMES and looks_like_dates(df[c])), None
+    )
 
 
 def _find_ids(
@@ -90,12 +117,21 @@ def _find_ids(
 ) -> str | None:
     named = _named(free, ID_NAMES)
     if named is not None:
-        if df[named].nunique() < max(len(df), 2) or len(free) == 1:
+        if df[named].nunique() < max(len(df), 2) or len(free) == 1 or is_text(df[named]):
             return named
         notes.append(f"column {str(named)!r} differs in every row: row numbers, left out")
         free.remove(named)
-    texts = [c for c in free if is_text(df[c])]
-    if timestamp_column is None or not df[timestamp_column].duplicated().any() or not texts:
+    if timestamp_column is None or not df[timestamp_column].duplicated().any():
+        return None
+    texts = [c for c in free if is_text(df[c]) and not looks_like_dates(df[c])]
+    clocks = [c for c in texts if looks_like_clock(df[c])]
+    texts = [c for c in texts if c not in clocks]
+    if not texts and clocks:
+        raise InputError(
+            f"time stamps repeat and column {str(clocks[0])!r} holds times of day; join the two to one column such as "
+            "2024-01-31 15:00, or choose the series with --id-column (id_column=)"
+        )
+    if not texts:
         return None
     if len(texts) > 1:
         listed = ", ".join(map(repr, texts[:5]))

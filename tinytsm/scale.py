@@ -16,8 +16,10 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from tinytsm.commands import console
 from tinytsm.config import QUANTILES
 from tinytsm.options import ForecastOptions, OptionChanges, add_flags, from_flags
 
@@ -124,6 +126,53 @@ def deal(table: "pd.DataFrame", *, id_column: str, blocks: int) -> "pd.DataFrame
     return table.assign(**{_BLOCK: (hashed % np.uint64(blocks)).astype(np.int64)})
 
 
+def check_places(source: str | Sequence[str], output: str) -> None:
+    """Raise InputError unless local sources are there and a local output is a new or empty folder outside of them."""
+    from tinytsm.tables import InputError
+
+    folder = None if "://" in output else Path(output)
+    for one in _several(source):
+        if "://" in one:
+            continue
+        if not Path(one).exists():
+            raise InputError(f"source {one}: no such file or folder; check the path")
+        if folder is not None and folder.resolve().is_relative_to(Path(one).resolve()):
+            raise InputError(f"output {output} lies in the source {one}; name another folder")
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"output {output} is a file; name a new folder")
+    if any(folder.iterdir()):
+        raise InputError(
+            f"output {output} is not empty, and forecasts of two runs would mix; empty it or name a new folder"
+        )
+
+
+def _several(source: str | Sequence[str]) -> list[str]:
+    return [source] if isinstance(source, str) else list(source)
+
+
+def _read(ray: Any, source: str | Sequence[str], columns: list[str]) -> tuple[Any, int]:
+    """Those columns as Ray's data set, and the number of rows. Raises InputError where there are none."""
+    from tinytsm.tables import InputError
+
+    data = ray.data.read_parquet(source, columns=columns)
+    rows = data.count()
+    if not rows:
+        # Ray passes over files of other names
+        raise InputError(
+            f"source {', '.join(_several(source))} has no rows; give a folder of Parquet files named *.parquet"
+        )
+    # Ray passes over columns that are not there, too
+    if missing := [name for name in columns if name not in data.schema().names]:
+        known = ", ".join(ray.data.read_parquet(source).schema().names[:20])
+        raise InputError(
+            f"column {missing[0]!r} is missing; the data set has: {known}; choose with --id-column, "
+            "--timestamp-column and --target (id_column=, timestamp_column=, target=)"
+        )
+    return data, rows
+
+
 def forecast_dataset(
     source: str | Sequence[str],
     output: str,
@@ -142,12 +191,14 @@ def forecast_dataset(
 ) -> dict[str, int]:
     """Forecast a Parquet data set into a folder of Parquet files, on the Ray that is running, or one started here.
 
-    source, output: paths or addresses that Ray Data reads and writes. workers: model copies, one core each (one GPU
-    each where device is `cuda`). rows_per_block: the largest part that is in one worker's memory at a time, about; one
-    series is never split. changes: of the options (`ForecastOptions`). Returns counts: rows, blocks. Raises ValueError for
-    bad settings and an unusable model.
+    source, output: paths or addresses that Ray Data reads and writes; an output folder on this machine must be new or empty.
+    workers: model copies, one core each (one GPU each where device is `cuda`). rows_per_block: the largest part that is
+    in one worker's memory at a time, about; one series is never split. changes: of the options (`ForecastOptions`).
+    Returns counts: rows, blocks. Raises ValueError for bad settings, a source without these columns or rows, and an
+    unusable model.
     """
     ray = require_ray()
+    check_places(source, output)
     from tinytsm import checkpoint
     from tinytsm.frames import check_horizon, check_quantiles
     from tinytsm.tables import InputError
@@ -175,8 +226,7 @@ def forecast_dataset(
     context.target_max_block_size = max(2**20, min(context.target_max_block_size, int(store) // 16))
     # the newer reader starts 32 processes to look at the footers, on any machine and for any number of files
     context.use_datasource_v2 = False
-    data = ray.data.read_parquet(source, columns=[id_column, timestamp_column, target])
-    rows = data.count()
+    data, rows = _read(ray, source, [id_column, timestamp_column, target])
     blocks = max(workers, math.ceil(rows / rows_per_block))
     dealt = data.map_batches(
         deal, fn_kwargs={"id_column": id_column, "blocks": blocks}, batch_format="pandas"
@@ -246,7 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
         chosen = from_flags(args)
+        console.check_device(args.device)
         ray = require_ray()
+        # before a cluster starts
+        check_places(args.source, args.output)
         start: dict[str, Any] = {"address": args.address}
         if args.address is None:
             # more cores than workers, for reading, dealing and writing
@@ -260,8 +313,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             target=args.target, quantile_levels=args.quantiles.split(","),
             freq=args.freq, rows_per_block=args.rows_per_block, **asdict(chosen),
         )  # fmt: skip
-    except (ValueError, FileNotFoundError) as error:
-        print(f"tinytsm scale: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, console.UsageError) as error:
+        # Ray's own message for what happened in another process is that one's traceback
+        message = str(getattr(error, "cause", error))
+        print(f"tinytsm scale: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     print(json.dumps({"output": args.output, "horizon": args.horizon} | counts))
     return 0

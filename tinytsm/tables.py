@@ -8,6 +8,8 @@ import csv
 import functools
 import io
 import os
+import re
+import shlex
 import sys
 import tempfile
 import warnings
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 ID_NAMES = ("item_id", "unique_id", "series_id", "id")
+STANDARD_INPUT = "standard input"
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _DELIMITERS = ",;\t|"
 
@@ -37,7 +40,7 @@ def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFram
     Raises InputError for whatever is not a table.
     """
     if str(path) == "-":
-        name, data = "standard input", sys.stdin.buffer.read()
+        name, data = STANDARD_INPUT, sys.stdin.buffer.read()
     else:
         name, data = str(path), _read_bytes(path)
     if data[:4] == b"PAR1" or Path(name).suffix.lower() in PARQUET_SUFFIXES:
@@ -68,6 +71,9 @@ def _decode(data: bytes, name: str) -> str:
         raise InputError(f"{name} is UTF-16 text; save it as UTF-8")
     if data[:4] == b"PK\x03\x04":
         raise InputError(f"{name} is a ZIP or Excel file; export the sheet as CSV")
+    if data[:2] == b"\x1f\x8b":
+        file = "FILE" if name == STANDARD_INPUT else shlex.quote(name)
+        raise InputError(f"{name} is gzip data; unpack it: zcat {file} | tinytsm forecast -")
     line = data.count(b"\n", 0, data.find(b"\0")) + 1
     if b"\0" in data:
         raise InputError(f"{name}, line {line}: binary data; give a CSV or Parquet file")
@@ -78,6 +84,8 @@ def _decode(data: bytes, name: str) -> str:
         raise InputError(
             f"{name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from None
+    # the line with which Excel marks the separator; blank, so that the others keep their numbers
+    text = re.sub(r"\Asep=[,;\t|](?=[\r\n]|\Z)", "", text, flags=re.IGNORECASE)
     if not text.strip():
         raise InputError(f"{name} is empty; it needs a header line and at least one row")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -248,6 +256,13 @@ def check_output(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     return path
 
 
+def usual_permissions(path: Path) -> None:
+    """Give a file the permissions of any new one: what makes temporary files keeps them to their owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path` (same extension), then put it in place in one step.
 
@@ -259,10 +274,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            # mkstemp keeps the file to its owner; a result gets the permissions of any new file
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
+            usual_permissions(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

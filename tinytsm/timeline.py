@@ -23,6 +23,7 @@ _DAY = 86_400_000_000_000  # ns
 _ADVICE = "give --freq (freq= in Python) such as h, D, MS or 15min"
 _DATE_LIKE = re.compile(r"\d{4}|\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2}|\d:\d\d")
 _DAY_OR_MONTH_FIRST = re.compile(r"\s*\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2,4}\b")
+_CLOCK = r"(?i:\s*\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*([ap]\.?m\.?)?\s*(Z|[+-]\d\d:?\d\d)?\s*)"
 # pandas 2.2 renamed these; tables, papers and other forecasters still say them
 _OLD_NAMES = {
     "H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns",
@@ -71,13 +72,22 @@ def parse_freq(freq: str | int) -> BaseOffset | int:
 
 
 def looks_like_dates(column: pd.Series) -> bool:
-    """Whether most of the first texts of a column resemble dates; a name alone says nothing."""
+    """Whether most of the first texts of a column are dates; a name alone says nothing."""
     if isinstance(column.dtype, pd.DatetimeTZDtype | pd.PeriodDtype) or column.dtype.kind == "M":
         return True
     if pd.api.types.is_numeric_dtype(column):
         return False
     sample = column.dropna().iloc[:50].astype(str)
-    return len(sample) > 0 and sample.map(lambda s: bool(_DATE_LIKE.search(s))).mean() > 0.5
+    if sample.map(lambda s: bool(_DATE_LIKE.search(s))).sum() * 2 <= len(sample):
+        return False
+    # SKU-1001 has four digits too
+    return bool(_parse_text(sample)[0].notna().mean() > 0.5)
+
+
+def looks_like_clock(column: pd.Series) -> bool:
+    """Whether most of the first texts of a column are times of day, such as 15:00."""
+    sample = column.dropna().iloc[:50].astype(str)
+    return bool(sample.str.fullmatch(_CLOCK).sum() * 2 > len(sample))
 
 
 def parse_stamps(column: pd.Series, where: Callable[[int], str]) -> tuple[pd.Index, str | None]:
@@ -135,29 +145,49 @@ def _parse_numbers(
             "name another time stamp column or leave it out"
         )
     whole = values.astype(np.int64)
+    dates, written = _dates_in_digits(whole)
+    # within one year, months may as well be numbers that happen to end in 01 to 12
+    if dates is None or (written == "YYYYMM" and whole.min() // 100 == whole.max() // 100):
+        return pd.Index(whole), None
+    return pd.DatetimeIndex(dates).as_unit("ns"), f"{label}: read as dates {written}"
+
+
+def _dates_in_digits(whole: np.ndarray) -> tuple[pd.Series | None, str]:
+    """Dates written as whole numbers, None where some are no dates; and how they are written."""
     low, high = whole.min(), whole.max()
     for oldest, newest, form, written in (
+        (1900_01_01_00_00, 2200_12_31_23_59, "%Y%m%d%H%M", "YYYYMMDDHHMM"),
+        (1900_01_01_00, 2200_12_31_23, "%Y%m%d%H", "YYYYMMDDHH"),
         (1900_01_01, 2200_12_31, "%Y%m%d", "YYYYMMDD"),
         (1900_01, 2200_12, "%Y%m", "YYYYMM"),
     ):
-        # within one year, months may as well be numbers that happen to end in 01 to 12
-        if oldest <= low and high <= newest and (form == "%Y%m%d" or low // 100 < high // 100):
+        if oldest <= low and high <= newest:
             dates = pd.to_datetime(pd.Series(whole.astype(str)), format=form, errors="coerce")
             if dates.notna().all():
-                return pd.DatetimeIndex(dates).as_unit("ns"), f"{label}: read as dates {written}"
-    return pd.Index(whole), None
+                return dates, written
+    return None, ""
 
 
 def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
     """Dates of a text column, NaT where there is none; the reading that understands most rows wins."""
-    # pandas reads words such as "now" and "today" as dates
-    text = text.where(text.str.contains(r"\d", regex=True))
+    if text.str.fullmatch(r"(\d{6}|\d{10})").all():
+        # pandas takes 200101 for the 20th of January 2001
+        dates, written = _dates_in_digits(text.to_numpy(np.int64))
+        if dates is None:
+            return pd.Series(pd.NaT, index=text.index), None
+        return dates.set_axis(text.index), f"read as dates {written}"
+    # pandas reads words such as "now" and times of day such as 12:00 as dates of today
+    text = text.where(text.str.contains(r"\d", regex=True) & ~text.str.fullmatch(_CLOCK))
     best, note = _to_datetime(text), None
     if not best.isna().any():
         if text.str.match(_DAY_OR_MONTH_FIRST).all():
             other = _to_datetime(text, dayfirst=True)
             if not other.isna().any() and not other.equals(best):
-                note = "dates are read as month first; write 2024-01-31 if that is wrong"
+                # nobody who writes dots puts the month first
+                dotted = text.str.match(r"\s*\d+\.").all()
+                day_first = dotted or (_is_regular(other) and not _is_regular(best))
+                best, first = (other, "day") if day_first else (best, "month")
+                note = f"dates are read as {first} first; write 2024-01-31 if that is wrong"
         return best, note
     for reading, remark in (
         ({"format": "ISO8601"}, None),
@@ -168,6 +198,11 @@ def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
         if parsed.isna().sum() < best.isna().sum():
             best, note = parsed, remark
     return best, note
+
+
+def _is_regular(dates: pd.Series) -> bool:
+    distinct = pd.DatetimeIndex(dates.drop_duplicates().sort_values())
+    return len(distinct) > 2 and _exact_alias(distinct) is not None
 
 
 def _to_datetime(text: pd.Series, **options: object) -> pd.Series:
@@ -185,7 +220,7 @@ def _to_datetime(text: pd.Series, **options: object) -> pd.Series:
 def lay_out(stamps: pd.Index, *, freq: str | int | None, name: str) -> Timeline:
     """Lay stamps (rows,), in any order and all different, on a grid that ends at the newest.
 
-    freq: the step, or None to infer it: the exact pandas frequency if there is one, else the most common distance.
+    freq: the step, or None to infer it: the exact pandas frequency if there is one, else what most of the distances say.
     name: words for the series in errors. Raises InputError where the step is unknown or does not fit.
     """
     step = None if freq is None else parse_freq(freq)
@@ -278,10 +313,17 @@ def _check_coarse(cells: np.ndarray, label: str, name: str) -> None:
 
 
 def _common(gaps: np.ndarray) -> int:
-    """The most common distance if it holds the majority, else the median, rounded where that changes little."""
+    """The most common distance if it holds the majority; else the one that all are multiples of, if it is there often.
+
+    Else the median, rounded where that changes little.
+    """
     sizes, counts = np.unique(gaps, return_counts=True)
     if 2 * counts.max() >= counts.sum():
         return int(sizes[counts.argmax()])
+    # where most steps have no row, the median is several steps, and would move rows and average them
+    finest = np.gcd.reduce(gaps)
+    if 10 * np.count_nonzero(gaps == finest) >= len(gaps):
+        return int(finest)
     median = int(np.median(gaps))
     for unit in (_DAY, _DAY // 24, _DAY // 1440, _DAY // 86400):
         rounded = round(median / unit) * unit
@@ -290,14 +332,18 @@ def _common(gaps: np.ndarray) -> int:
     return median
 
 
+def _exact_alias(stamps: pd.DatetimeIndex) -> str | None:
+    with warnings.catch_warnings():
+        # pandas 4 will give the offset itself, which serves as well
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pd.infer_freq(stamps)
+
+
 def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
     """The step of ordered stamps, None where fewer than 3 leave it open."""
     if len(stamps) < 3:
         return None
-    with warnings.catch_warnings():
-        # pandas 4 will give the offset itself, which serves as well
-        warnings.simplefilter("ignore", DeprecationWarning)
-        alias = pd.infer_freq(stamps)
+    alias = _exact_alias(stamps)
     if alias is not None:
         return to_offset(alias)
     absolute = _common(np.diff(stamps.asi8))
@@ -307,6 +353,10 @@ def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
         months = _month_step(wall)
         if months is not None:
             return months
+    if 13 * _DAY <= gap <= 17 * _DAY:
+        for halves in (pd.offsets.SemiMonthBegin(), pd.offsets.SemiMonthEnd()):
+            if _all_on(halves, wall):
+                return halves
     on_weekdays = (wall.day_of_week < 5).all() and wall[-1] - wall[0] >= pd.Timedelta(days=7)
     if gap == _DAY and on_weekdays:
         return pd.offsets.BusinessDay()
@@ -319,10 +369,9 @@ def _month_step(stamps: pd.DatetimeIndex, months: int | None = None) -> BaseOffs
     """The step of so many months (None: the most common) that hits every stamp; None where there is none."""
     if months is None:
         count = np.diff(np.asarray(stamps.year * 12 + stamps.month))
-        sizes, counts = np.unique(count[count > 0], return_counts=True)
-        if not len(sizes):
+        if not count.any():
             return None
-        months = int(sizes[counts.argmax()])
+        months = _common(count[count > 0])
     kinds = (
         pd.offsets.MonthBegin,
         pd.offsets.MonthEnd,
@@ -330,14 +379,21 @@ def _month_step(stamps: pd.DatetimeIndex, months: int | None = None) -> BaseOffs
         pd.offsets.BMonthBegin,
     )
     for kind in kinds:
-        if all(kind().is_on_offset(stamp) for stamp in stamps):
+        if _all_on(kind(), stamps):
             return kind(months)
-    return pd.DateOffset(months=months) if stamps.day.nunique() == 1 else None
+    # the 30th, and the end of February
+    full = int(stamps.day.max())
+    on_day = stamps.day == np.minimum(full, stamps.days_in_month)
+    return pd.DateOffset(months=months, day=full) if on_day.all() else None
+
+
+def _all_on(step: BaseOffset, stamps: pd.DatetimeIndex) -> bool:
+    return all(step.is_on_offset(stamp) for stamp in stamps)
 
 
 def _aligned(step: BaseOffset, stamps: pd.DatetimeIndex) -> BaseOffset:
     """The same calendar step, anchored where the stamps are: "M" also serves the first of each month."""
-    if all(step.is_on_offset(stamp) for stamp in stamps):
+    if _all_on(step, stamps):
         return step
     for months, letter in ((1, "M"), (3, "Q"), (12, "Y")):
         if step.rule_code.split("-")[0] in (letter + "S", letter + "E"):
@@ -403,7 +459,7 @@ def _span(start: pd.Timestamp, stop: pd.Timestamp, step: BaseOffset) -> pd.Datet
 def _walk(start: pd.Timestamp, step: BaseOffset, count: int) -> pd.DatetimeIndex:
     # one stamp at a time would let the 31st drift to the 28th for good
     if type(step) is pd.DateOffset:
-        months = step.kwds["months"]
-        ahead = [start + pd.DateOffset(months=months * i) for i in range(count)]
+        months, day = step.kwds["months"], step.kwds["day"]
+        ahead = [start + pd.DateOffset(months=months * i, day=day) for i in range(count)]
         return pd.DatetimeIndex(ahead).as_unit("ns")
     return pd.date_range(start, periods=count, freq=step).as_unit("ns")

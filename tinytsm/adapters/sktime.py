@@ -25,6 +25,23 @@ def _load(path: str, device: str) -> TinyTSM:
     return TinyTSM.from_pretrained(path, device=device)
 
 
+def on_every_step(y: pd.Series, freq: Any) -> pd.Series:
+    """The series with NaN where a step of its index has no row: without them the season would shift.
+
+    freq: of dates whose index has none. Dates that it does not hit, or of which none is known, stay as they are.
+    """
+    index = y.index
+    whole = None
+    if isinstance(index, pd.PeriodIndex):
+        whole = pd.period_range(index[0], index[-1], freq=index.freq)
+    elif isinstance(index, pd.DatetimeIndex):
+        freq = index.freq or freq
+        whole = None if freq is None else pd.date_range(index[0], index[-1], freq=freq)
+    elif pd.api.types.is_integer_dtype(index):
+        whole = pd.RangeIndex(index[0], index[-1] + 1)
+    return y if whole is None or not index.isin(whole).all() else y.reindex(whole)
+
+
 class TinyTSMForecaster(BaseForecaster):
     """Point forecasts (the median), intervals and quantiles. Frames and panels are forecast column by column.
 
@@ -73,7 +90,8 @@ class TinyTSMForecaster(BaseForecaster):
     def _quantiles(self, fh: Any, levels: list[float]) -> tuple[pd.Index, np.ndarray]:
         """The horizon's stamps (n,) and quantiles (n, Q)."""
         ahead = np.asarray(fh.to_relative(self.cutoff), dtype=np.int64)
-        values = self._history.to_numpy(np.float64)
+        freq = fh.freq or getattr(self.cutoff, "freq", None)
+        values = on_every_step(self._history, freq).to_numpy(np.float64)
         quantiles, _ = _load(self.path, self.device).predict_quantiles(
             [values], int(ahead.max()), levels, **(self.options or {})
         )

@@ -7,6 +7,7 @@ used, so that help and bad flags are answered at once.
 import argparse
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -105,15 +106,15 @@ def add_output_flags(parser: argparse.ArgumentParser, *, picture: str, last: str
 
 
 @overload
-def whole(text: str, flag: str) -> int: ...
+def whole(text: str, flag: str, *, low: int = 1) -> int: ...
 @overload
-def whole(text: str | None, flag: str) -> int | None: ...
-def whole(text: str | None, flag: str) -> int | None:
-    """A flag's whole number of at least 1, None where it was not given."""
+def whole(text: str | None, flag: str, *, low: int = 1) -> int | None: ...
+def whole(text: str | None, flag: str, *, low: int = 1) -> int | None:
+    """A flag's whole number of at least `low`, None where it was not given."""
     if text is None:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{flag} must be a whole number of at least 1, got {text!r}")
+    if not text.isdecimal() or int(text) < low:
+        raise UsageError(f"{flag} must be a whole number of at least {low}, got {text!r}")
     return int(text)
 
 
@@ -311,10 +312,41 @@ def write_text(text: str, output: Path | None) -> None:
     from tinytsm import tables
 
     if output is None:
-        sys.stdout.write(text)
+        flush(text)
     else:
         tables.write_atomic(output, lambda path: _write(path, text))
         note(f"wrote {output}")
+
+
+def flush(text: str = "") -> None:
+    """Send a text, and what waits before it, to standard output now.
+
+    Raises InputError where it takes no more, BrokenPipeError where its reader has left.
+    """
+    # Python's word for an output that was closed before it started
+    if sys.stdout is None and not text:
+        return
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from tinytsm.tables import InputError
+
+        discard_output()
+        reason = error.strerror or error
+        raise InputError(
+            f"standard output cannot be written ({reason}); send it elsewhere"
+        ) from None
+
+
+def discard_output() -> None:
+    """Send what is still buffered for standard output nowhere, where it must not raise again at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write(path: Path, text: str) -> None:

@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--learning-rate", metavar="X", help="peak (default: the mode's)")
     parser.add_argument("--rank", metavar="N", default="8", help="of lora (default: 8)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of windows (default: 0)")
+    parser.add_argument("--seed", metavar="N", default="0", help="of windows (default: 0)")
     console.add_model_flags(parser)
     console.add_column_flags(parser)
 
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         console.whole(args.batch_size, "--batch-size"),
         console.whole(args.rank, "--rank"),
     )
+    seed = console.whole(args.seed, "--seed", low=0)
     rate = None
     if args.learning_rate is not None:
         rate = console.number(args.learning_rate, "--learning-rate", low=0, high=1)
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         forecaster.check_folder(args.output)
         tuned = forecaster.fit(
             [one.values for one in series], horizon, mode=args.mode, steps=steps,
-            batch_size=batch_size, learning_rate=rate, rank=rank, seed=args.seed, progress=say,
+            batch_size=batch_size, learning_rate=rate, rank=rank, seed=seed, progress=say,
         )  # fmt: skip
         tuned.save_pretrained(args.output)
     except ValueError as error:
