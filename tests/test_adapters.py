@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from tinytsm import TinyTSM
-from tinytsm.covariates import UnusedCovariates
 from tinytsm.options import ForecastOptions
+from tinytsm.tables import DataWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,7 +117,7 @@ def test_what_the_history_does_not_have_is_not_used(miniature: TinyTSM) -> None:
     df, future = panel(), future_of(panel(), 5)
     plain = miniature.predict_df(df, id_column="id", prediction_length=5)
     future = future.rename(columns={"price": "weather"})
-    with pytest.warns(UnusedCovariates, match="history does not have .*: weather") as caught:
+    with pytest.warns(DataWarning, match="history does not have .*: weather") as caught:
         given = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
     assert Path(caught[0].filename).name == Path(__file__).name
     pd.testing.assert_frame_equal(plain, given)

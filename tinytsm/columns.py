@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tinytsm.tables import ID_NAMES, InputError, is_text
+from tinytsm.tables import ID_NAMES, Doubt, InputError, is_text
 from tinytsm.timeline import looks_like_clock, looks_like_dates
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
@@ -119,7 +119,7 @@ def _find_ids(
     if named is not None:
         if df[named].nunique() < max(len(df), 2) or len(free) == 1 or is_text(df[named]):
             return named
-        notes.append(f"column {str(named)!r} differs in every row: row numbers, left out")
+        notes.append(Doubt(f"column {str(named)!r} differs in every row: row numbers, left out"))
         free.remove(named)
     if timestamp_column is None or not df[timestamp_column].duplicated().any():
         return None
@@ -138,7 +138,9 @@ def _find_ids(
         raise InputError(
             f"time stamps repeat and {listed} could name the series; choose with --id-column (id_column=)"
         )
-    notes.append(f"time stamps repeat: column {str(texts[0])!r} is taken for the series' ids")
+    notes.append(
+        Doubt(f"time stamps repeat: column {str(texts[0])!r} is taken for the series' ids")
+    )
     return texts[0]
 
 

@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 _MOST_TEXTS = 50
 
 
-class UnusedCovariates(UserWarning):
-    """Columns that were given to be used, and are not."""
-
-
-def unused_columns(future: pd.DataFrame, df: pd.DataFrame) -> list[str]:
-    """Columns of the future that the history does not have, so that nothing tells what they do."""
-    return [str(c) for c in future.columns if c not in df.columns]
-
-
-def shared_columns(future: pd.DataFrame, df: pd.DataFrame, layout: Layout) -> tuple[str, ...]:
-    """The covariates: columns that the future and the history both have, ids and stamps aside.
+def shared_columns(
+    future: pd.DataFrame, df: pd.DataFrame, layout: Layout
+) -> tuple[tuple[str, ...], list[str]]:
+    """The covariates, columns that the future and the history both have, and those of the future alone: nothing tells what
+    they do. Ids and stamps aside.
 
     Raises InputError where the ids or the stamps are missing, and for a future without rows.
     """
@@ -47,7 +41,8 @@ def shared_columns(future: pd.DataFrame, df: pd.DataFrame, layout: Layout) -> tu
         raise InputError(
             "future_df has no rows; give the steps to come of each series, or leave it out"
         )
-    return tuple(c for c in future.columns if c in df.columns and c not in roles)
+    rest = [c for c in future.columns if c not in roles]
+    return tuple(c for c in rest if c in df.columns), [str(c) for c in rest if c not in df.columns]
 
 
 def set_aside(

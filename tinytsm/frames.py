@@ -18,15 +18,13 @@ import pandas as pd
 from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
 from tinytsm.config import QUANTILES
 from tinytsm.covariates import (
-    UnusedCovariates,
     encode,
     go_on,
     set_aside,
     shared_columns,
-    unused_columns,
 )
 from tinytsm.result import Forecaster, InformedForecaster
-from tinytsm.tables import InputError, read_table
+from tinytsm.tables import DataWarning, Doubt, InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
 
 __all__ = [
@@ -151,7 +149,10 @@ def read_frame(
     names, future = tuple(covariates), None
     if future_df is not None:
         future = levels_as_columns(future_df, layout.id_column, layout.timestamp_column)
-        names = shared_columns(future, df, layout)
+        names, unused = shared_columns(future, df, layout)
+        if unused:
+            listed = ", ".join(unused)
+            notes.append(Doubt(f"columns that the history does not have are not used: {listed}"))
     past, coming = None, None
     if names:
         layout = set_aside(layout, df, names, target=target)
@@ -160,6 +161,13 @@ def read_frame(
     if future is not None and coming is not None:
         series = go_on(series, future, coming, df, layout, horizon=horizon)
     return series, layout, notes + more
+
+
+def warn_of_doubts(notes: Sequence[str], *, stacklevel: int) -> None:
+    """Issue a DataWarning for each note that is a Doubt. stacklevel: of `warnings.warn`, as seen from here."""
+    for note in notes:
+        if isinstance(note, Doubt):
+            warnings.warn(note, DataWarning, stacklevel=stacklevel)
 
 
 def split_frame(
@@ -298,11 +306,13 @@ def _grid_notes(
     moved = sum(line.moved for line in lines)
     if moved:
         notes.append(
-            f"{moved:,} of {len(stamps):,} time stamps lie between steps, moved to the nearest"
+            Doubt(
+                f"{moved:,} of {len(stamps):,} time stamps lie between steps, moved to the nearest"
+            )
         )
     shared = sum(len(line.cells) - len(np.unique(line.cells)) for line in lines)
     if shared:
-        notes.append(f"{shared:,} rows share a step with another; their values are averaged")
+        notes.append(Doubt(f"{shared:,} rows share a step with another; their values are averaged"))
     if not all(stamps[rows].is_monotonic_increasing for rows in rows_of):
         notes.append("rows were not in order of time and have been sorted")
     return notes
@@ -435,7 +445,7 @@ def predict_frame(
     """
     horizon = check_horizon(prediction_length)
     levels = check_quantiles(quantile_levels)
-    series, layout, _ = read_frame(
+    series, layout, notes = read_frame(
         df,
         id_column=id_column,
         timestamp_column=timestamp_column,
@@ -444,13 +454,7 @@ def predict_frame(
         future_df=future_df,
         horizon=horizon,
     )
-    unused = [] if future_df is None else unused_columns(future_df, df)
-    if unused:
-        warnings.warn(
-            f"columns of future_df that the history does not have are not used: {', '.join(unused)}",
-            UnusedCovariates,
-            stacklevel=3,
-        )
+    warn_of_doubts(notes, stacklevel=4)
     forecasts = forecast_series(
         forecaster,
         series,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.columns import Layout
-from tinytsm.frames import Series, read_frame
+from tinytsm.frames import Series, read_frame, warn_of_doubts
 from tinytsm.inputs import as_series, plain
 from tinytsm.tables import InputError
 
@@ -34,7 +34,7 @@ def split(
     if not isinstance(data, pd.DataFrame):
         data = _long_frame(data)
         id_column, timestamp_column, target = "item_id", "timestamp", "target"
-    series, layout, _ = read_frame(
+    series, layout, notes = read_frame(
         data,
         id_column=id_column,
         timestamp_column=timestamp_column,
@@ -42,6 +42,8 @@ def split(
         freq=freq,
         covariates=covariates,
     )
+    # of who called a method of TinyTSM that called the function that called this one
+    warn_of_doubts(notes, stacklevel=5)
     return series, layout
 
 

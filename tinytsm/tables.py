@@ -29,6 +29,16 @@ class InputError(ValueError):
     """What the user gave cannot be used: one line that names the place and what to do."""
 
 
+class DataWarning(UserWarning):
+    """Something in the data may not mean what it was read as, or is not used."""
+
+
+class Doubt(str):
+    """A note of what a DataWarning says, where a program and not a person is told."""
+
+    __slots__ = ()
+
+
 def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFrame:
     """Read a CSV or Parquet file; "-" reads standard input.
 

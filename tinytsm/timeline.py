@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
-from tinytsm.tables import InputError
+from tinytsm.tables import Doubt, InputError
 
 # a grid this long comes from a wrong date or a wrong step, and would fill the memory with missing values
 MAX_STEPS = 10_000_000
@@ -117,7 +117,7 @@ def parse_stamps(column: pd.Series, where: Callable[[int], str]) -> tuple[pd.Ind
                 f"{where(row)}, {label}: {_short(text.iloc[row])} is not a date; write it as 2024-01-31 or "
                 "2024-01-31 15:00"
             )
-        note = note and f"{label}: {note}"
+        note = note and type(note)(f"{label}: {note}")
     try:
         return pd.DatetimeIndex(column).as_unit("ns"), note
     except (pd.errors.OutOfBoundsDatetime, OverflowError):
@@ -178,7 +178,8 @@ def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
         return dates.set_axis(text.index), f"read as dates {written}"
     # pandas reads words such as "now" and times of day such as 12:00 as dates of today
     text = text.where(text.str.contains(r"\d", regex=True) & ~text.str.fullmatch(_CLOCK))
-    best, note = _to_datetime(text), None
+    best = _to_datetime(text)
+    note: str | None = None
     if not best.isna().any():
         if text.str.match(_DAY_OR_MONTH_FIRST).all():
             other = _to_datetime(text, dayfirst=True)
@@ -187,7 +188,7 @@ def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
                 dotted = text.str.match(r"\s*\d+\.").all()
                 day_first = dotted or (_is_regular(other) and not _is_regular(best))
                 best, first = (other, "day") if day_first else (best, "month")
-                note = f"dates are read as {first} first; write 2024-01-31 if that is wrong"
+                note = Doubt(f"dates are read as {first} first; write 2024-01-31 if that is wrong")
         return best, note
     for reading, remark in (
         ({"format": "ISO8601"}, None),

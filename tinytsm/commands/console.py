@@ -209,7 +209,6 @@ def read_series(
     of these steps. Raises InputError for what is wrong with a table, and where a horizon leaves the calendar.
     """
     from tinytsm import frames
-    from tinytsm.covariates import unused_columns
 
     table = frames.read_table(args.data, id_column=args.id_column)
     coming = None if future is None else frames.read_table(future, id_column=args.id_column)
@@ -223,8 +222,6 @@ def read_series(
         future_df=coming,
         horizon=horizon,
     )
-    if coming is not None and (unused := unused_columns(coming, table)):
-        notes.append(f"columns that the history does not have are not used: {', '.join(unused)}")
     for one in series if horizon else ():
         one.timeline.future(horizon)
     for line in notes:
