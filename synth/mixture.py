@@ -171,6 +171,8 @@ AUGMENTATIONS = (
 )
 _NAMES = [row.name for row in AUGMENTATIONS]
 CENSOR, ACCUMULATE = _NAMES.index("censor"), _NAMES.index("accumulate")
+# Which of them change the axis of time
+MOVES = np.array([name in ("time_warp", "resample", "time_flip") for name in _NAMES])
 
 # Of items with gaps, one kind each
 GAPS = (
