@@ -92,7 +92,7 @@ def arma(rng, out):
     for t in range(T + _RUN_IN):
         e = noise[t]
         x = e + phi[0] * x1 + phi[1] * x2 + phi[2] * x3 + phi[3] * x4
-        x += theta[0] * e1 + theta[1] * e2 + theta[2] * e3
+        x -= theta[0] * e1 + theta[1] * e2 + theta[2] * e3
         x4, x3, x2, x1 = x3, x2, x1, x
         e3, e2, e1 = e2, e1, e
         if t >= _RUN_IN:

@@ -92,7 +92,7 @@ def test_arma_has_the_first_correlation_its_coefficients_imply() -> None:
         # Impulse response: its correlation is the process's
         response = np.zeros(3000)
         for t in range(3000):
-            response[t] = (t == 0) + (theta[t - 1] if 1 <= t <= q else 0.0)
+            response[t] = (t == 0) - (theta[t - 1] if 1 <= t <= q else 0.0)
             for k in range(min(p, t)):
                 response[t] += phi[k] * response[t - 1 - k]
         expected = (response[1:] * response[:-1]).sum() / (response**2).sum()
