@@ -123,22 +123,32 @@ def long_memory(rng, out):
     """Fractionally integrated noise, d U(.1, .9), up to lags of about T.
 
     The fractional filter j^(d-1) is a mixture of exponentials, so one burst of noise runs through a
-    bank of AR(1) filters with log-spaced rates s and weights s^(1-d) (Granger 1980's aggregation).
+    bank of AR(1) filters with log-spaced rates s and weights s^(1-d) (Granger 1980's aggregation). A step's own
+    weight is set apart from the bank's, so that the next is d times as large, as in (1 - B)^-d.
     """
     T = out.shape[0]
     d = philox.between(rng, 0.1, 0.9)
     rates = 12
-    keep, weight, state = np.empty(rates), np.empty(rates), np.zeros(rates)
+    keep, weight = np.empty(rates), np.empty(rates)
+    state, share = np.zeros(rates), np.ones(rates)
     slowest = 1.0 / max(2.0 * T, 50.0)
+    direct = 0.0
     for k in range(rates):
         rate = slowest * math.exp(math.log(2.0 / slowest) * k / (rates - 1))
         keep[k] = math.exp(-rate)
         weight[k] = math.exp((1.0 - d) * math.log(rate))
-        # Each filter starts in its own stationary law
-        state[k] = philox.normal(rng) / math.sqrt(1.0 - keep[k] * keep[k])
+        direct += weight[k] * (keep[k] / d - 1.0)
+    # The filters start in their joint stationary law: by Cholesky of their covariance 1 / (1 - keep_i keep_k)
+    for n in range(rates):
+        z = math.sqrt(1.0 - keep[n] * keep[n]) * philox.normal(rng)
+        for k in range(n, rates):
+            near = 1.0 - keep[n] * keep[k]
+            state[k] += z * share[k] / near
+            share[k] *= (keep[k] - keep[n]) / near
     philox.fill_normal(rng, out)
     for t in range(T):
-        e, x = out[t], 0.0
+        e = out[t]
+        x = direct * e
         for k in range(rates):
             state[k] = keep[k] * state[k] + e
             x += weight[k] * state[k]
