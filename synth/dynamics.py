@@ -177,13 +177,14 @@ def regime_ou(rng, out):
     drift = philox.normal(rng) * 3.0 / T if philox.bernoulli(rng, 0.5) else 0.0
     swing = philox.between(rng, 0.5, 3.0) if philox.bernoulli(rng, 0.4) else 0.0
     turn = 2.0 * math.pi / philox.log_uniform(rng, 5.0, 370.0)
-    c, s, turn_c, turn_s = 1.0, 0.0, math.cos(turn), math.sin(turn)
+    phase = 2.0 * math.pi * philox.uniform(rng)
+    c, s, turn_c, turn_s = math.cos(phase), math.sin(phase), math.cos(turn), math.sin(turn)
     stochastic = philox.bernoulli(rng, 0.6)
     memory = 1.0 - philox.log_uniform(rng, 0.002, 0.1)
     fresh = philox.between(rng, 0.2, 0.7) * math.sqrt(1.0 - memory * memory)
     volatility, scale = 0.0, 1.0
     second = philox.bernoulli(rng, 0.5)
-    x = mu1 if second else mu0
+    x = (mu1 if second else mu0) + swing * s
     mean = 0.0
     philox.fill_normal(rng, out)
     for t in range(T):

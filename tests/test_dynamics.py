@@ -158,6 +158,7 @@ def ou_parameters(index: int, length: int) -> dict[str, float]:
     drift = philox.normal(rng) * 3.0 / length if philox.bernoulli(rng, 0.5) else 0.0
     swing = philox.between(rng, 0.5, 3.0) if philox.bernoulli(rng, 0.4) else 0.0
     philox.log_uniform(rng, 5.0, 370.0)
+    phase = 2 * math.pi * philox.uniform(rng)
     stochastic = philox.bernoulli(rng, 0.6)
     philox.log_uniform(rng, 0.002, 0.1)
     philox.between(rng, 0.2, 0.7)
@@ -167,6 +168,7 @@ def ou_parameters(index: int, length: int) -> dict[str, float]:
         "keep": math.exp(-theta[second] * dt),
         "mu": mu[second],
         "spread": sigma[second] / math.sqrt(2 * theta[second]),
+        "swing": swing * math.sin(phase),
         "expected_stay": 1 / leave[second] if plain else 0.0,
     }
 
@@ -189,6 +191,17 @@ def test_ou_reverts_to_its_mean_with_its_stationary_variance() -> None:
     # Exact steps have unit innovations about zero; medians shrug off the few that changed regime
     assert np.median(standard) == pytest.approx(1.0, abs=0.03)
     assert np.median(slopes) == pytest.approx(0.0, abs=0.05)
+
+
+def test_ou_starts_anywhere_in_its_swing() -> None:
+    swings = starts = 0.0
+    for index in range(600):
+        drawn = ou_parameters(index, 60)
+        start = draw(dynamics.regime_ou, index, 60)[0] - drawn["mu"]
+        swings += drawn["swing"] ** 2
+        starts += drawn["swing"] * start
+    # A step away from it, at most in a different regime
+    assert swings > 200 and starts / swings == pytest.approx(1.0, abs=0.1)
 
 
 def test_threshold_ar_follows_the_line_of_each_regime() -> None:

@@ -124,6 +124,13 @@ def test_garch_shocks_are_white_under_its_own_recursion() -> None:
         assert abs(correlation(np.minimum(z * z, 9.0), 1)) < 5 / math.sqrt(len(z))
 
 
+def test_heteroskedastic_noise_is_no_louder_at_its_start() -> None:
+    draws = np.stack([draw(noise.heteroskedastic, index, 400) for index in range(2000)])
+    squares = (draws / draws.std(axis=1, keepdims=True)) ** 2
+    starts = squares[:, :8].mean(axis=1)
+    assert abs(starts.mean() - 1.0) < 5 * starts.std() / math.sqrt(2000)
+
+
 def test_heteroskedastic_noise_is_white_but_uneven() -> None:
     draws = [draw(noise.heteroskedastic, index, 2000) for index in range(200)]
     assert abs(np.mean([correlation(x, 1) for x in draws])) < 0.01
@@ -144,7 +151,8 @@ def test_heteroskedastic_scale_has_one_of_its_four_forms() -> None:
         t = np.arange(length)
         if kind == 0:
             depth = philox.between(rng, 0.3, 1.0)
-            wave = np.cos(2 * math.pi * t / philox.log_uniform(rng, 8.0, length))
+            angle = 2 * math.pi * t / philox.log_uniform(rng, 8.0, length)
+            wave = np.cos(angle + 2 * math.pi * philox.uniform(rng))
             np.testing.assert_allclose(scale, 1 + depth * wave, atol=1e-9)
         elif kind == 1:
             ratio = philox.log_uniform(rng, 2.0, 10.0)
