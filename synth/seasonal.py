@@ -226,7 +226,7 @@ def profile(rng, out):
     state = philox.normal(rng)
     j = philox.integer(rng, 0, size)
     day = philox.integer(rng, 0, 7)
-    factor = factors[day] * math.exp(wobble * state)
+    factor = factors[day] * math.exp(wobble * state) * (1.0 + swell * math.sin(season))
     for t in range(T):
         out[t] = base + factor * shapes[day, j]
         j += 1
@@ -234,9 +234,8 @@ def profile(rng, out):
             j = 0
             day = day + 1 if day < 6 else 0
             state = memory * state + math.sqrt(1.0 - memory * memory) * philox.normal(rng)
-            factor = factors[day] * math.exp(wobble * state)
             season += 2.0 * math.pi / 365.25
-            factor *= 1.0 + swell * math.sin(season)
+            factor = factors[day] * math.exp(wobble * state) * (1.0 + swell * math.sin(season))
 
 
 @numba.njit(nogil=True, cache=True)
