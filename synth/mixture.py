@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MIXTURE_VERSION = "2"
+MIXTURE_VERSION = "3"
 
 # What a family is used for
 TREND, SEASONAL, NOISE, PROCESS, SPECTRAL, EVENT, COUNT, CHAOS, RECORD = range(9)
