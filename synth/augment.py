@@ -291,7 +291,7 @@ def random_gaps(rng, x):
 
 @numba.njit(nogil=True, cache=True)
 def gap_runs(rng, x):
-    """Runs of missing steps with memoryless lengths, a twentieth to a third of the series in all."""
+    """Runs of missing steps with memoryless lengths, in the long run log-uniform (.03, .35) of all steps."""
     mean = philox.log_uniform(rng, 2.0, max(3.0, 0.05 * x.size))
     missing = philox.log_uniform(rng, 0.03, 0.35)
     apart = mean * (1.0 - missing) / missing

@@ -92,7 +92,7 @@ def arma(rng, out):
     for t in range(T + _RUN_IN):
         e = noise[t]
         x = e + phi[0] * x1 + phi[1] * x2 + phi[2] * x3 + phi[3] * x4
-        x += theta[0] * e1 + theta[1] * e2 + theta[2] * e3
+        x -= theta[0] * e1 + theta[1] * e2 + theta[2] * e3
         x4, x3, x2, x1 = x3, x2, x1, x
         e3, e2, e1 = e2, e1, e
         if t >= _RUN_IN:
@@ -123,22 +123,32 @@ def long_memory(rng, out):
     """Fractionally integrated noise, d U(.1, .9), up to lags of about T.
 
     The fractional filter j^(d-1) is a mixture of exponentials, so one burst of noise runs through a
-    bank of AR(1) filters with log-spaced rates s and weights s^(1-d) (Granger 1980's aggregation).
+    bank of AR(1) filters with log-spaced rates s and weights s^(1-d) (Granger 1980's aggregation). A step's own
+    weight is set apart from the bank's, so that the next is d times as large, as in (1 - B)^-d.
     """
     T = out.shape[0]
     d = philox.between(rng, 0.1, 0.9)
     rates = 12
-    keep, weight, state = np.empty(rates), np.empty(rates), np.zeros(rates)
+    keep, weight = np.empty(rates), np.empty(rates)
+    state, share = np.zeros(rates), np.ones(rates)
     slowest = 1.0 / max(2.0 * T, 50.0)
+    direct = 0.0
     for k in range(rates):
         rate = slowest * math.exp(math.log(2.0 / slowest) * k / (rates - 1))
         keep[k] = math.exp(-rate)
         weight[k] = math.exp((1.0 - d) * math.log(rate))
-        # Each filter starts in its own stationary law
-        state[k] = philox.normal(rng) / math.sqrt(1.0 - keep[k] * keep[k])
+        direct += weight[k] * (keep[k] / d - 1.0)
+    # The filters start in their joint stationary law: by Cholesky of their covariance 1 / (1 - keep_i keep_k)
+    for n in range(rates):
+        z = math.sqrt(1.0 - keep[n] * keep[n]) * philox.normal(rng)
+        for k in range(n, rates):
+            near = 1.0 - keep[n] * keep[k]
+            state[k] += z * share[k] / near
+            share[k] *= (keep[k] - keep[n]) / near
     philox.fill_normal(rng, out)
     for t in range(T):
-        e, x = out[t], 0.0
+        e = out[t]
+        x = direct * e
         for k in range(rates):
             state[k] = keep[k] * state[k] + e
             x += weight[k] * state[k]
@@ -167,13 +177,14 @@ def regime_ou(rng, out):
     drift = philox.normal(rng) * 3.0 / T if philox.bernoulli(rng, 0.5) else 0.0
     swing = philox.between(rng, 0.5, 3.0) if philox.bernoulli(rng, 0.4) else 0.0
     turn = 2.0 * math.pi / philox.log_uniform(rng, 5.0, 370.0)
-    c, s, turn_c, turn_s = 1.0, 0.0, math.cos(turn), math.sin(turn)
+    phase = 2.0 * math.pi * philox.uniform(rng)
+    c, s, turn_c, turn_s = math.cos(phase), math.sin(phase), math.cos(turn), math.sin(turn)
     stochastic = philox.bernoulli(rng, 0.6)
     memory = 1.0 - philox.log_uniform(rng, 0.002, 0.1)
     fresh = philox.between(rng, 0.2, 0.7) * math.sqrt(1.0 - memory * memory)
     volatility, scale = 0.0, 1.0
     second = philox.bernoulli(rng, 0.5)
-    x = mu1 if second else mu0
+    x = (mu1 if second else mu0) + swing * s
     mean = 0.0
     philox.fill_normal(rng, out)
     for t in range(T):

@@ -230,7 +230,8 @@ def pulse_response(rng, out):
     period = seasonal.period(rng, length)
     if jitter == 1.0:
         period = philox.log_uniform(rng, 3.0, max(6.0, 0.3 * length))
-    slow = math.exp(-1.0 / philox.log_uniform(rng, 1.0, max(2.0, 2.0 * period)))
+    decay = philox.log_uniform(rng, 1.0, max(2.0, 2.0 * period))
+    slow = math.exp(-1.0 / decay)
     # A rise as long as the decay makes the response hump-shaped
     fast = math.exp(-1.0 / philox.log_uniform(rng, 0.1, 8.0)) if philox.bernoulli(rng, 0.6) else 0.0
     marks = philox.log_uniform(rng, 0.5, 20.0)
@@ -240,7 +241,8 @@ def pulse_response(rng, out):
     phase = philox.between(rng, 0.0, 2.0 * math.pi)
     store = response = 0.0
     ahead = philox.uniform(rng) * min(period, length)
-    for t in range(length):
+    # What came before the first step is still fading there
+    for t in range(-min(np.int64(4.0 * decay), length), length):
         store *= slow
         if ahead <= 0.0:
             mark = philox.gamma(rng, marks) / marks
@@ -249,7 +251,8 @@ def pulse_response(rng, out):
             store += mark
             ahead += max(_gap(rng, period, jitter), 1.0)
         response = fast * response + (1.0 - fast) * store
-        out[t] += response
+        if t >= 0:
+            out[t] += response
         ahead -= 1.0
 
 

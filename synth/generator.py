@@ -27,6 +27,8 @@ _LANE_STRIDE = 8
 _SERIES_STRIDE = _LANES * _LANE_STRIDE
 # Where a series is changed after it is filled: a lane's slot behind the attempts
 _FINISH = 6
+# How the variates of a coupled item move in time: the free slot of the first lane
+_MOVES = _FIRST_LANE + _ATTEMPTS + 1
 _LONGEST = 1 << 24
 # Largest exponent, either way, of a series made log-normal
 _SPAN = 6.0
@@ -164,14 +166,18 @@ def _lane(seed, index, purpose, code, out, part, trace):
 
 
 @numba.njit(nogil=True, cache=True)
-def _augmented(properties, rng, out, trace):
-    """Change out (T,) by a random few of mixture.AUGMENTATIONS; returns properties."""
+def _augmented(properties, rng, moves, out, trace):
+    """Change out (T,) by a random few of mixture.AUGMENTATIONS; returns properties.
+
+    moves: the stream that those in mixture.MOVES draw from, whatever the series holds.
+    """
     for code in range(mixture.AUGMENTATION_SHARE.shape[0]):
-        if not philox.bernoulli(rng, mixture.AUGMENTATION_SHARE[code]):
+        own = moves if mixture.MOVES[code] else rng
+        if not philox.bernoulli(own, mixture.AUGMENTATION_SHARE[code]):
             continue
         if code == mixture.CENSOR and properties & _HAS_UNIT_ROOT != 0:
             continue
-        dispatch.change(code, rng, out, trace)
+        dispatch.change(code, own, out, trace)
         if code == mixture.ACCUMULATE:
             properties |= _HAS_UNIT_ROOT
     return properties
@@ -269,7 +275,9 @@ def make_item(seed, index, out, trace):
         finish = philox.stream(seed, index, _FIRST_LANE + v * _SERIES_STRIDE + _FINISH + 1)
         if properties[v] & _NATURAL_COUNT == 0:
             part[:] = out[v]
-            _augmented(properties[v], finish, out[v], trace)
+            # One stream from its start for each variate: their lags and leads outlast the moves
+            moves = philox.stream(seed, index, _MOVES) if coupled else finish
+            _augmented(properties[v], finish, moves, out[v], trace)
             _skew(finish, out[v])
             if not _usable(out[v]):
                 out[v] = part

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MIXTURE_VERSION = "2"
+MIXTURE_VERSION = "3"
 
 # What a family is used for
 TREND, SEASONAL, NOISE, PROCESS, SPECTRAL, EVENT, COUNT, CHAOS, RECORD = range(9)
@@ -171,6 +171,8 @@ AUGMENTATIONS = (
 )
 _NAMES = [row.name for row in AUGMENTATIONS]
 CENSOR, ACCUMULATE = _NAMES.index("censor"), _NAMES.index("accumulate")
+# Which of them change the axis of time
+MOVES = np.array([name in ("time_warp", "resample", "time_flip") for name in _NAMES])
 
 # Of items with gaps, one kind each
 GAPS = (

@@ -73,7 +73,8 @@ def heteroskedastic(rng, out):
         depth = philox.between(rng, 0.3, 1.0)
         length = philox.log_uniform(rng, 8.0, max(float(T), 16.0))
         c, s = math.cos(2.0 * math.pi / length), math.sin(2.0 * math.pi / length)
-        x, y = 1.0, 0.0
+        phase = 2.0 * math.pi * philox.uniform(rng)
+        x, y = math.cos(phase), math.sin(phase)
         for t in range(T):
             out[t] *= 1.0 + depth * x
             x, y = x * c - y * s, y * c + x * s

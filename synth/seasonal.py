@@ -226,7 +226,7 @@ def profile(rng, out):
     state = philox.normal(rng)
     j = philox.integer(rng, 0, size)
     day = philox.integer(rng, 0, 7)
-    factor = factors[day] * math.exp(wobble * state)
+    factor = factors[day] * math.exp(wobble * state) * (1.0 + swell * math.sin(season))
     for t in range(T):
         out[t] = base + factor * shapes[day, j]
         j += 1
@@ -234,9 +234,8 @@ def profile(rng, out):
             j = 0
             day = day + 1 if day < 6 else 0
             state = memory * state + math.sqrt(1.0 - memory * memory) * philox.normal(rng)
-            factor = factors[day] * math.exp(wobble * state)
             season += 2.0 * math.pi / 365.25
-            factor *= 1.0 + swell * math.sin(season)
+            factor = factors[day] * math.exp(wobble * state) * (1.0 + swell * math.sin(season))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -369,6 +368,7 @@ def pattern(rng, out):
 def load(rng, out):
     """Grid load: a winter's and a summer's day blended over the year, work days and rest days, weather, holidays.
 
+    The level of the same year peaks in winter, in summer or in both, as heating and cooling have it.
     Weather is a daily-scale AR(1) that shifts the level, sd log-uniform (.01, .25); what is left, AR(1) too, has sd
     log-uniform (.002, .06). So a week repeats nearly exactly, but not for ever.
     """
@@ -391,6 +391,9 @@ def load(rng, out):
     drop = philox.log_uniform(rng, 0.02, 0.4)
     saturday = philox.uniform(rng)
     swing = philox.between(rng, 0.0, 0.3)
+    # How far one peak a year, summer's or (below zero) winter's, and how far one in each
+    angle = math.pi * philox.uniform(rng)
+    once, twice = swing * math.cos(angle), swing * math.sin(angle)
     year = 2.0 * math.pi * philox.uniform(rng)
     turn = 2.0 * math.pi / 365.25
     holiday = philox.between(rng, 0.0, 0.03)
@@ -403,13 +406,15 @@ def load(rng, out):
     total = 0.1 * philox.normal(rng) / T
     j, day = philox.integer(rng, 0, size), philox.integer(rng, 0, 7)
     weather, error = spread * philox.normal(rng), small * philox.normal(rng)
-    blend, level = 0.5 + 0.5 * math.sin(year), swing * math.cos(year)
+    warmth = math.sin(year)
     off = 1.0 if day == 6 else (saturday if day == 5 else 0.0)
     philox.fill_normal(rng, out)
     for t in range(T):
         weather = slow * weather + fresh * philox.normal(rng)
         error = memory * error + rough * out[t]
-        working = winter[j] + blend * (summer[j] - winter[j])
+        # Minus the cosine of twice the year, by the double angle
+        level = once * warmth + twice * (2.0 * warmth * warmth - 1.0)
+        working = winter[j] + 0.5 * (1.0 + warmth) * (summer[j] - winter[j])
         shape = working + off * (rest[j] - working)
         out[t] = (1.0 + level + total * t + depth * shape + weather) * (1.0 - drop * off) + error
         j += 1
@@ -420,5 +425,4 @@ def load(rng, out):
             if philox.uniform(rng) < holiday:
                 off = 1.0
             year += turn
-            blend = 0.5 + 0.5 * math.sin(year)
-            level = swing * math.cos(year)
+            warmth = math.sin(year)

@@ -257,17 +257,17 @@ def _add_four_waves(x, y, c, s, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def add_periodic(rng, period, shape, weight, out):
-    """Add to out (T,) a draw of the periodic kernel less its constant: the same cycle for ever.
+def multiply_periodic(rng, period, shape, out):
+    """Multiply out (T,) by a draw of the periodic kernel: the same cycle for ever.
 
-    period: steps, 2 or more; shape: length scale of the kernel; weight: standard deviation times the
-    share of the kernel's variance that is not constant.
+    period: steps, 2 or more; shape: length scale of the kernel.
     """
-    cycle = np.zeros(min(out.size, np.int64(period)) if period == math.floor(period) else out.size)
+    cycle = np.empty(min(out.size, np.int64(period)) if period == math.floor(period) else out.size)
     # The kernel is a mixture of harmonics whose weights are its Fourier coefficients
     kernel = np.empty(_QUADRATURE)
     for i in range(_QUADRATURE):
         kernel[i] = math.exp((_COSINES[i] - 1.0) / (shape * shape))
+    cycle[:] = math.sqrt(kernel.mean()) * philox.normal(rng)
     # State and turn of each harmonic; those left at zero add nothing
     waves, count = np.zeros((4, _HARMONICS)), 0
     x, y, c, s = waves[0], waves[1], waves[2], waves[3]
@@ -278,7 +278,7 @@ def add_periodic(rng, period, shape, weight, out):
         power = 0.0
         for i in range(_QUADRATURE):
             power += kernel[i] * _COSINES[(i * j) % _QUADRATURE]
-        scale = weight * math.sqrt(max(2.0 * power / _QUADRATURE, 0.0))
+        scale = math.sqrt(max(2.0 * power / _QUADRATURE, 0.0))
         x[count], y[count] = scale * philox.normal(rng), scale * philox.normal(rng)
         step = 2.0 * math.pi * j / period
         c[count], s[count] = math.cos(step), math.sin(step)
@@ -287,7 +287,7 @@ def add_periodic(rng, period, shape, weight, out):
         _add_four_waves(x[k : k + 4], y[k : k + 4], c[k : k + 4], s[k : k + 4], cycle)
     for start in range(0, out.size, cycle.size):
         for t in range(min(cycle.size, out.size - start)):
-            out[start + t] += cycle[t]
+            out[start + t] *= cycle[t]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -317,10 +317,11 @@ def _draw_kernels(rng, length, kinds, scales, shapes, joins):
 
 @numba.njit(nogil=True, cache=True)
 def kernel_algebra(rng, out):
-    """One to five kernels joined by + and x, x first: a draw from the Gaussian process they define.
+    """One to five kernels joined by + and x, x first: a draw of the covariance they define.
 
-    A lone periodic factor is drawn as an exact cycle; every other stationary product goes into one
-    covariance row, tapered on the circle; the linear kernel multiplies by a line through a common zero.
+    Products that decay go into covariance rows, tapered on the circle. In the others each periodic kernel is
+    drawn as an exact cycle: two multiplied are not Gaussian, but never fade. Each linear kernel multiplies
+    by a line through a common zero.
     """
     length = out.size
     count = philox.integer(rng, 1, _MOST_KERNELS + 1)
@@ -334,8 +335,9 @@ def kernel_algebra(rng, out):
         if kinds[i] < _PERIODIC and scales[i] > 0.1 * length:
             stretch = 4.0
     n = circle_size(length, stretch)
-    rows = np.zeros((2, n // 2 + 1))
-    used = np.zeros(2, np.bool_)
+    # By the number of linear kernels
+    rows = np.zeros((count + 1, n // 2 + 1))
+    used = np.zeros(count + 1, np.bool_)
     product = np.empty(n // 2 + 1)
     part = np.empty(length)
     out[:] = 0.0
@@ -350,37 +352,33 @@ def kernel_algebra(rng, out):
             linear += kinds[i] == _LINEAR
             periodic += kinds[i] == _PERIODIC
             decaying += kinds[i] < _PERIODIC
-        part[:] = 0.0
-        if kinds[start] == _WHITE:
-            philox.fill_normal(rng, part)
-        elif decaying == 0 and periodic == 0:
-            part[:] = philox.normal(rng)
-        elif decaying == 0 and periodic == 1:
-            for i in range(start, stop):
-                if kinds[i] == _PERIODIC:
-                    add_periodic(rng, scales[i], shapes[i], 1.0, part)
-        else:
+        if decaying > 0:
             product[:] = weight * weight
             for i in range(start, stop):
                 if kinds[i] != _LINEAR:
                     multiply_kernel(product, kinds[i], scales[i], shapes[i])
-            which = 1 if linear > 0 else 0
-            used[which] = True
+            used[linear] = True
             for d in range(product.size):
-                rows[which, d] += product[d]
-        for t in range(length):
-            line = t / length - zero if linear > 0 else 1.0
-            out[t] += weight * line * part[t]
+                rows[linear, d] += product[d]
+        else:
+            if kinds[start] == _WHITE:
+                philox.fill_normal(rng, part)
+            else:
+                part[:] = 1.0 if periodic > 0 else philox.normal(rng)
+            for i in range(start, stop):
+                if kinds[i] == _PERIODIC:
+                    multiply_periodic(rng, scales[i], shapes[i], part)
+            for t in range(length):
+                out[t] += weight * (t / length - zero) ** linear * part[t]
         start = stop
-    if used[0] or used[1]:
+    if used.any():
         table = twiddles(n)
-        for which in range(2):
-            if used[which]:
-                taper(rows[which])
-                draw(rng, eigenvalues_of(rows[which], table), table, part)
+        for linear in range(count + 1):
+            if used[linear]:
+                taper(rows[linear])
+                draw(rng, eigenvalues_of(rows[linear], table), table, part)
                 for t in range(length):
-                    line = t / length - zero if which == 1 else 1.0
-                    out[t] += line * part[t]
+                    out[t] += (t / length - zero) ** linear * part[t]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -181,7 +181,8 @@ def test_pulses_rise_and_decay_by_their_constants() -> None:
         impulses = x.copy()
         impulses[1:] -= (slow + fast) * x[:-1]
         impulses[2:] += slow * fast * x[:-2]
-        impulses /= 1.0 - fast
+        # The first two steps still hold what came before them
+        impulses = impulses[2:] / (1.0 - fast)
         assert impulses.min() > -1e-8
         times = np.flatnonzero(impulses > 1e-7)
         if not seasons and jitter == 0.0:
@@ -193,6 +194,22 @@ def test_pulses_rise_and_decay_by_their_constants() -> None:
             marks.append(float(impulses[times].mean()))
     assert clocked > 50 and len(marks) > 100
     assert_unbiased(marks, bias=1e-3)
+
+
+def test_pulses_are_as_high_at_the_start_as_later() -> None:
+    starts = []
+    for index in range(1500):
+        rng = stream(index)
+        x = without_background("pulse_response", rng, index, 0.002, 0.1)
+        jitter, period = timing(rng)
+        if jitter == 1.0:
+            period = philox.log_uniform(rng, 3.0, 0.3 * LENGTH)
+        decay = philox.log_uniform(rng, 1.0, 2.0 * period)
+        if decay < LENGTH / 20:
+            starts.append(x[:20].mean() / x.mean())
+    assert len(starts) > 300
+    # Four decay times leave a fiftieth unsaid
+    assert_unbiased(starts, bias=0.02)
 
 
 def test_shocks_follow_their_recovery_curve() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinytsm import gallery
-from tinytsm.tables import InputError
+from tinytsm.synth import generator
 
 pytest.importorskip("matplotlib")
 
@@ -20,17 +20,26 @@ def size(path: Path) -> tuple[int, int]:
 
 def test_one_family_is_drawn_the_same_twice(tmp_path: Path) -> None:
     first, again, other = (tmp_path / f"{n}.png" for n in ("first", "again", "other"))
-    gallery.draw(first, seed=1, family="records.growth")
-    gallery.draw(again, seed=1, family="records.growth")
-    gallery.draw(other, seed=2, family="records.growth")
+    gallery.draw(first, seed=1, families=["records.growth"])
+    gallery.draw(again, seed=1, families=["records.growth"])
+    gallery.draw(other, seed=2, families=["records.growth"])
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
     width, height = size(first)
     assert 800 < width < 1400 and 300 < height < 900
 
 
-def test_unknown_family_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"records\.growth.*got 'nothing'"):
-        gallery.draw(tmp_path / "x.png", family="nothing")
+def test_several_families_are_drawn_side_by_side(tmp_path: Path) -> None:
+    three, nine = tmp_path / "three.png", tmp_path / "nine.png"
+    gallery.draw(three, families=generator.families()[:3])
+    gallery.draw(nine, families=generator.families()[:9])
+    # Three to a row
+    assert size(three)[0] == size(nine)[0] and 1.5 < size(nine)[1] / size(three)[1] < 3.0
+
+
+@pytest.mark.parametrize("others", [[], ["records.growth"]])
+def test_unknown_family_is_named(others: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"records\.growth.*got 'nothing'"):
+        gallery.draw(tmp_path / "x.png", families=[*others, "nothing"])
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,7 @@ SEED, LENGTH = 12, 160
 
 
 def test_no_two_parts_of_an_item_share_a_stream() -> None:
-    purposes = [generator._ITEM]
+    purposes = [generator._ITEM, generator._MOVES]
     for v in range(64):
         lane = generator._FIRST_LANE + v * generator._SERIES_STRIDE
         purposes += [lane + generator._FINISH, lane + generator._FINISH + 1]
@@ -55,7 +55,7 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
         )
         finish = philox.stream(SEED, index, lane + generator._FINISH + 1)
         before = x.copy()
-        generator._augmented(properties, finish, x, trace)
+        generator._augmented(properties, finish, finish, x, trace)
         generator._skew(finish, x)
         if not generator._usable(x):
             x = before
@@ -64,6 +64,42 @@ def test_a_mixup_is_made_of_the_items_own_substreams() -> None:
             generator._gaps(finish, x, trace)
         np.testing.assert_array_equal(generator.sample(SEED, index, LENGTH)[0], x)
     assert mixed > 8
+
+
+def test_coupled_variates_share_an_axis_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each move in time, and no other change, is made on a line too, which shows where every step went."""
+    dispatch.prepare()
+    out = np.empty((4, LENGTH))
+    couplings: list[int] = []
+    variates: list[np.ndarray] = []
+    augmented, change = generator._augmented.py_func, dispatch.change
+
+    def watched(*arguments) -> int:
+        variates.append(np.arange(float(LENGTH)))
+        return augmented(*arguments)
+
+    def move(code: int, rng: np.ndarray, out: np.ndarray, trace: np.ndarray) -> None:
+        names = [row.name for row in mixture.AUGMENTATIONS + mixture.GAPS]
+        if names[code] in ("time_warp", "resample", "time_flip"):
+            change(code, rng.copy(), variates[-1], trace)
+        change(code, rng, out, trace)
+
+    monkeypatch.setattr(generator, "_augmented", watched)
+    monkeypatch.setattr(dispatch, "change", move)
+    monkeypatch.setattr(dispatch, "couple", lambda code, *_: couplings.append(code))
+    moved = apart = 0
+    for index in range(120):
+        couplings.clear()
+        variates.clear()
+        generator.make_item.py_func(SEED, index, out, dispatch.new_trace())
+        same = all(np.array_equal(line, variates[0]) for line in variates)
+        if couplings:
+            assert same
+            moved += not np.array_equal(variates[0], np.arange(float(LENGTH)))
+        else:
+            apart += not same
+    # A seventh of all series are moved, so a seventh of the coupled items, and two in five of the others
+    assert moved > 5 and apart > 5
 
 
 @pytest.mark.parametrize("cores", [1, 4])

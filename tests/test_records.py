@@ -202,8 +202,8 @@ def test_sundays_take_off_the_drop_drawn() -> None:
             philox.uniform(rng)
         philox.uniform(rng)
         drop = philox.log_uniform(rng, 0.02, 0.4)
-        # Saturday, swing, year, holiday, weather and its memory, the rest and its memory
-        for _ in range(8):
+        # Saturday, swing and its peaks, year, holiday, weather and its memory, the rest and its memory
+        for _ in range(9):
             philox.uniform(rng)
         philox.normal(rng)
         phase, today = philox.integer(rng, 0, size), philox.integer(rng, 0, 7)

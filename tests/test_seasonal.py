@@ -112,6 +112,66 @@ def test_profiles_return_each_week() -> None:
     assert np.mean(np.array(returns) > np.array(apart)) > 0.95
 
 
+def test_profiles_swell_with_the_year_from_the_first_day() -> None:
+    day, seen = np.empty(seasonal._DAYS.max() + 1), 0
+    for index in range(200):
+        rng = stream(index)
+        size = int(seasonal._DAYS[seasonal.choose(rng, seasonal._DAY_SHARES)])
+        seasonal.fill_bumps(rng, day, size)
+        seasonal.fill_bumps(rng, day, size)
+        if philox.bernoulli(rng, 0.6):
+            philox.uniform(rng)
+        philox.uniform(rng)
+        if philox.bernoulli(rng, 0.65):
+            philox.uniform(rng)
+        if philox.bernoulli(rng, 0.15):
+            continue
+        for _ in range(7):
+            philox.normal(rng)
+        # Days that differ by the swell alone
+        if not philox.bernoulli(rng, 0.4) or 8 * size > LENGTH:
+            continue
+        philox.uniform(rng)
+        swell = philox.between(rng, 0.05, 0.6) if philox.bernoulli(rng, 0.5) else 0.0
+        season = 2 * math.pi * philox.uniform(rng)
+        base = philox.between(rng, 0.0, 1.0)
+        philox.normal(rng)
+        left = size - philox.integer(rng, 0, size)
+        x = draw("profile", index) - base
+        week = 2 * math.pi / 365.25 * 7
+        ratio = (1 + swell * math.sin(season)) / (1 + swell * math.sin(season + week))
+        np.testing.assert_allclose(x[:left], ratio * x[7 * size : 7 * size + left], atol=1e-9)
+        seen += swell > 0.0
+    assert seen > 20
+
+
+def test_load_is_highest_when_days_are_coldest_or_hottest() -> None:
+    """Daily means over the year: with the shapes' wave and twice its frequency, never a quarter of a year apart."""
+    days, shape, in_phase, apart = 365, np.empty(300), [], []
+    for index in range(60):
+        rng = stream(index)
+        size = int(seasonal._DAYS[philox.integer(rng, 0, 3)])
+        for low, high, least, most in ((2, 6, 0.5, 1.5), (2, 5, 0.5, 1.5), (2, 5, 0.8, 1.8)):
+            count = philox.integer(rng, low, high)
+            seasonal.fill_harmonics(rng, shape, size, count, philox.between(rng, least, most))
+        # Two leanings, depth, drop, Saturdays
+        for _ in range(5):
+            philox.uniform(rng)
+        swing = philox.between(rng, 0.0, 0.3)
+        angle = math.pi * philox.uniform(rng)
+        year = 2 * math.pi * philox.uniform(rng)
+        level = draw("load", index, days * size).reshape(days, size).mean(1)
+        now = year + 2 * math.pi / 365.25 * np.arange(days)
+        waves = np.stack(
+            [np.sin(now), np.cos(2 * now), np.cos(now), np.ones(days), np.arange(days)]
+        )
+        once, twice, aside = np.linalg.lstsq(waves.T, level, rcond=None)[0][:3]
+        in_phase += [once - swing * math.cos(angle), twice + swing * math.sin(angle)]
+        apart.append(aside)
+    # What is left is weather, and days off that lower the whole a little
+    assert np.median(np.abs(in_phase)) < 0.02 and np.median(np.abs(apart)) < 0.02
+
+
 def test_patterns_have_unrelated_entries() -> None:
     # No memory between the steps of a short cycle: its lag-one correlation is what white noise on a circle has
     correlations = []

@@ -55,7 +55,7 @@ def covariance(index: int, length: int) -> np.ndarray | None:
         # Tapers are linear: of each product or of their sum is the same
         spectral.taper(row)
         full = row[lags]
-        total += full * np.outer(line, line) if spectral._LINEAR in part else full
+        total += full * np.outer(line, line) ** (part == spectral._LINEAR).sum()
     return total
 
 
@@ -79,6 +79,47 @@ def test_kernel_algebra_has_the_covariance_of_its_kernels() -> None:
     assert abs(z.mean()) < 5 / math.sqrt(len(z))
     assert abs((z * z).mean() - 1.0) < 5 * math.sqrt(2 / len(z))
     assert abs((z[1:] * z[:-1]).mean()) < 5 / math.sqrt(len(z))
+
+
+def product_of_two(index: int, kind: int) -> tuple[float, float, float] | None:
+    """Both scales, and the lines' zero, of a draw of kernel_algebra that is two kernels of this kind multiplied."""
+    rng = stream(index)
+    if philox.integer(rng, 1, spectral._MOST_KERNELS + 1) != 2:
+        return None
+    kinds, joins = np.empty(2, np.int64), np.empty(2, np.int64)
+    scales, shapes = np.empty(2), np.empty(2)
+    spectral._draw_kernels(rng, LENGTH, kinds, scales, shapes, joins)
+    if joins[1] == 0 or (kinds != kind).any():
+        return None
+    return float(scales[0]), float(scales[1]), float(philox.between(rng, -0.5, 1.5))
+
+
+def test_products_of_cycles_never_fade() -> None:
+    seen = 0
+    for index in range(3000):
+        drawn = product_of_two(index, spectral._PERIODIC)
+        if drawn is None or not (drawn[0].is_integer() and drawn[1].is_integer()):
+            continue
+        both = math.lcm(int(drawn[0]), int(drawn[1]))
+        if 2 * both > LENGTH:
+            continue
+        x = draw("kernel_algebra", index)
+        np.testing.assert_allclose(x[both:], x[:-both], rtol=0, atol=1e-9)
+        # Where one is not a whole number of the other
+        seen += both > max(drawn[:2])
+    assert seen > 5
+
+
+def test_products_of_lines_are_parabolas() -> None:
+    seen = 0
+    for index in range(2000):
+        drawn = product_of_two(index, spectral._LINEAR)
+        if drawn is not None:
+            line = np.arange(LENGTH) / LENGTH - drawn[2]
+            x = draw("kernel_algebra", index)
+            np.testing.assert_allclose(x, x[-1] / line[-1] ** 2 * line**2, rtol=1e-9, atol=1e-12)
+            seen += 1
+    assert seen > 1
 
 
 def test_coloured_noise_falls_by_its_exponent_above_its_knee() -> None:

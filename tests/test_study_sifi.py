@@ -1,6 +1,7 @@
 """The study of strides: windows, losses by hand, and the command from a file to table, JSON and picture."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,24 @@ def test_records_are_relative_to_one_pass() -> None:
         }
     )
     assert {r["horizon"] for r in records} == {5} and records[0]["forecasts"] == 2
+
+
+class Slow(Offset):
+    """Spends a fifth of a second of processor time on its first forecast, as a model that compiles."""
+
+    warm = False
+
+    def predict_quantiles(self, inputs, prediction_length, quantile_levels, **options):
+        began = time.process_time()
+        while not self.warm and time.process_time() - began < 0.2:
+            pass
+        self.warm = True
+        return super().predict_quantiles(inputs, prediction_length, quantile_levels, **options)
+
+
+def test_a_first_call_is_nobodys_time() -> None:
+    records = study_sifi.study(Slow(), [np.full(40, 4.0)], horizons=[5], strides=[2], windows=1)
+    assert max(r["seconds"] for r in records) < 0.1
 
 
 def test_the_command(

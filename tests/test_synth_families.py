@@ -158,22 +158,35 @@ def test_draws_have_the_covariance_asked_for() -> None:
 
 def test_periodic_draw_repeats_and_has_its_covariance() -> None:
     rng = philox.stream(1, 2, 3)
-    draws = np.zeros((20_000, 36))
+    draws = np.ones((20_000, 36))
     for x in draws:
-        spectral.add_periodic(rng, 12.0, 0.9, 1.0, x)
+        spectral.multiply_periodic(rng, 12.0, 0.9, x)
     assert np.array_equal(draws[:, :12], draws[:, 24:])
     kernel = closed_form(spectral._PERIODIC, np.arange(12.0), 12.0, 0.9)
     # The sixth harmonic of twelve steps is left out: it would be one of two signs, not a wave
     spectrum = np.fft.rfft(kernel)
-    spectrum[[0, 6]] = 0.0
+    spectrum[6] = 0.0
     expected = np.fft.irfft(spectrum, 12)
     covariance = (draws[:, :1] * draws[:, :12]).mean(axis=0)
     assert np.abs(covariance - expected).max() < 5 * math.sqrt(2 / len(draws))
 
 
+def test_periodic_draws_multiply_to_the_product_of_their_kernels() -> None:
+    rng = philox.stream(1, 2, 3)
+    draws = np.ones((20_000, 90))
+    expected = np.ones(90)
+    for period, shape in ((9.0, 0.9), (15.0, 0.7)):
+        for x in draws:
+            spectral.multiply_periodic(rng, period, shape, x)
+        expected *= closed_form(spectral._PERIODIC, np.arange(90.0), period, shape)
+    products = draws[:, :1] * draws
+    error = products.std(axis=0) / math.sqrt(len(draws))
+    assert (np.abs(products.mean(axis=0) - expected) < 5 * error).all()
+
+
 def test_periodic_draw_of_a_broken_period_keeps_it() -> None:
-    x = np.zeros(4000)
-    spectral.add_periodic(philox.stream(1, 2, 3), 12.5, 0.9, 1.0, x)
+    x = np.ones(4000)
+    spectral.multiply_periodic(philox.stream(1, 2, 3), 12.5, 0.9, x)
     np.testing.assert_allclose(x[:-25], x[25:], atol=1e-9)
 
 

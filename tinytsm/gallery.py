@@ -11,7 +11,6 @@ import numpy as np
 
 from tinytsm import plot
 from tinytsm.synth import generator
-from tinytsm.tables import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +22,7 @@ Pair = tuple[str, np.ndarray, np.ndarray]
 _INK, _REAL, _MADE, _MISSED = "#30343b", "#1f6fb4", "#b9bec7", "#c8452f"
 _DPI = 100
 _COLUMNS = 4
-# draws of each family where all are drawn, families to a row, steps, dots per inch: a small file
+# draws of each family where several are drawn, families to a row, steps, dots per inch: a small file
 _DRAWS, _ABREAST, _LENGTH, _SMALL_DPI = 2, 3, 160, 60
 # the mixture's grid shows what training sees: mostly long windows, some short records
 _LENGTHS = (512, 512, 120, 2048, 512, 40, 1024, 256)
@@ -36,38 +35,36 @@ def require() -> None:
     plot.require_matplotlib()
 
 
-def draw(path: Path, *, seed: int = 0, family: str | None = None) -> None:
-    """Draw a grid of samples: of the mixture, of one family, or of each family (family "all"); .png, .svg or .pdf.
+def draw(path: Path, *, seed: int = 0, families: Sequence[str] = ()) -> None:
+    """Draw a grid of samples: of the mixture, of one family, or two of each of several; .png, .svg or .pdf.
 
-    Raises InputError for a family that is not there.
+    Raises ValueError for a family that is not there.
     """
     require()
-    names = generator.families()
-    if family is not None and family != "all" and family not in names:
-        raise InputError(f"family must be all or one of {', '.join(names)}; got {family!r}")
+    several = len(families) > 1
     series: list[tuple[str, np.ndarray]] = []
-    if family is None:
+    if several:
+        for name in families:
+            for index in range(_DRAWS):
+                series.append((name, generator.sample_family(name, seed, index, _LENGTH)))
+    elif families:
+        for index in range(_FAMILY_ROWS * _COLUMNS):
+            length = _LENGTHS[index % len(_LENGTHS)]
+            x = generator.sample_family(families[0], seed, index, length)
+            series.append((f"{families[0]}, {length} steps", x))
+    else:
         for index in range(_MIXTURE_ROWS * _COLUMNS):
             length = _LENGTHS[index % len(_LENGTHS)]
             series.append(
                 (f"item {index}, {length} steps", generator.sample(seed, index, length)[0])
             )
-    elif family == "all":
-        for name in names:
-            for index in range(_DRAWS):
-                series.append((name, generator.sample_family(name, seed, index, _LENGTH)))
-    else:
-        for index in range(_FAMILY_ROWS * _COLUMNS):
-            length = _LENGTHS[index % len(_LENGTHS)]
-            x = generator.sample_family(family, seed, index, length)
-            series.append((f"{family}, {length} steps", x))
-    if family == "all":
+    if several:
         figure, panels = _grid(len(series), _ABREAST * _DRAWS, width=1.7, height=0.66)
     else:
         figure, panels = _grid(len(series), _COLUMNS)
     for axes, (title, x) in zip(panels, series, strict=False):
         _line(axes, x, _INK, title)
-    plot.save(figure, path, dpi=_DPI if family != "all" else _SMALL_DPI)
+    plot.save(figure, path, dpi=_SMALL_DPI if several else _DPI)
 
 
 def misses(path: Path, pairs: Sequence[Pair], *, title: str) -> None:

@@ -5,11 +5,13 @@
     tinytsm synth --out demand.parquet --items 5000 --families 'counts.*' dynamics.ets
     tinytsm synth --out big.parquet --items 10000000 --length 512 --float32 --workers 16
     tinytsm synth --show gallery.png                       a picture of what comes out, no file
+    tinytsm synth --show families.png --families '*'       two series of each family
 
 One row per series: item_id, variate, family, and target, a list of all its values, NaN where missing. Item i of a
-seed is the same bits whatever the other flags of a larger or smaller file. Without --families the mixture that models
-are trained on is drawn; with it, these families take turns, as they come. Stopped or killed, the same command goes on
-where it was: what is done lies in a folder beside the file until the last item. docs/synthts.md tells more.
+seed is the same bits in a larger or smaller file of the same length, variates and families. Without --families the
+mixture that models are trained on is drawn; with it, these families take turns, as they come. Stopped or killed, the
+same command goes on where it was: what is done lies in a folder beside the file until the last item. docs/synthts.md
+tells more.
 """
 
 import argparse
@@ -308,12 +310,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(args: argparse.Namespace, families: tuple[str, ...]) -> int:
-    if len(families) > 1:
-        raise InputError(f"--show draws one family or all, got {len(families)}: name one, or none")
     # Drawing needs matplotlib, writing does not
     from tinytsm import gallery
 
-    gallery.draw(args.show, seed=args.seed, family=families[0] if families else None)
+    gallery.draw(args.show, seed=args.seed, families=families)
     print(f"wrote {args.show}", file=sys.stderr)
     return 0
 
