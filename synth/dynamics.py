@@ -161,7 +161,7 @@ def regime_ou(rng, out):
 
     Per step of .01: theta U(1, 5) and U(.05, .5), mu N(-+2, 1), sigma log-normal (.3 and 1.5), stay
     probability 1 - log-uniform (.0005, .15); here time also runs .5 to 30 times as fast. The mean
-    drifts in half, and swings with a period in .4. Each step is exact.
+    drifts in half, and swings with a period in .4. Each step is exact, the start is that of the regimes in the long run.
     """
     T = out.shape[0]
     dt = 0.01 * philox.log_uniform(rng, 0.5, 30.0)
@@ -183,8 +183,9 @@ def regime_ou(rng, out):
     memory = 1.0 - philox.log_uniform(rng, 0.002, 0.1)
     fresh = philox.between(rng, 0.2, 0.7) * math.sqrt(1.0 - memory * memory)
     volatility, scale = 0.0, 1.0
-    second = philox.bernoulli(rng, 0.5)
-    x = (mu1 if second else mu0) + swing * s
+    second = philox.bernoulli(rng, leave0 / (leave0 + leave1))
+    spread = sigma1 / math.sqrt(2.0 * theta1) if second else sigma0 / math.sqrt(2.0 * theta0)
+    x = (mu1 if second else mu0) + swing * s + spread * philox.normal(rng)
     mean = 0.0
     philox.fill_normal(rng, out)
     for t in range(T):

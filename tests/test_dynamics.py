@@ -162,7 +162,7 @@ def ou_parameters(index: int, length: int) -> dict[str, float]:
     stochastic = philox.bernoulli(rng, 0.6)
     philox.log_uniform(rng, 0.002, 0.1)
     philox.between(rng, 0.2, 0.7)
-    second = int(philox.bernoulli(rng, 0.5))
+    second = int(philox.bernoulli(rng, leave[0] / sum(leave)))
     plain = drift == 0.0 and swing == 0.0 and not stochastic
     return {
         "keep": math.exp(-theta[second] * dt),
@@ -193,15 +193,19 @@ def test_ou_reverts_to_its_mean_with_its_stationary_variance() -> None:
     assert np.median(slopes) == pytest.approx(0.0, abs=0.05)
 
 
-def test_ou_starts_anywhere_in_its_swing() -> None:
+def test_ou_starts_anywhere_in_its_swing_as_far_from_it_as_later() -> None:
     swings = starts = 0.0
-    for index in range(600):
+    standard = []
+    for index in range(3000):
         drawn = ou_parameters(index, 60)
         start = draw(dynamics.regime_ou, index, 60)[0] - drawn["mu"]
         swings += drawn["swing"] ** 2
         starts += drawn["swing"] * start
-    # A step away from it, at most in a different regime
-    assert swings > 200 and starts / swings == pytest.approx(1.0, abs=0.1)
+        if drawn["expected_stay"] > 100:
+            standard.append(start / drawn["spread"])
+    assert swings > 1000 and starts / swings == pytest.approx(1.0, abs=0.15)
+    # at its mean it would be 0
+    assert len(standard) > 200 and np.std(standard) == pytest.approx(1.0, abs=0.12)
 
 
 def test_threshold_ar_follows_the_line_of_each_regime() -> None:
