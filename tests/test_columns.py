@@ -155,3 +155,12 @@ def test_an_index_of_dates_is_the_time_stamps(dates: pd.Index) -> None:
     assert list(levels_as_columns(both, "shop", "ds")) == ["shop", "a"]
     rows = pd.DataFrame({"a": [1, 2, 3]})
     assert levels_as_columns(rows, None, None) is rows
+
+
+@pytest.mark.parametrize("name", ["target_name", "predictions", "actual"])
+def test_a_name_that_results_have_is_refused(name: str) -> None:
+    table = {name: ["x", "x", "y"], "date": DAYS, "sold": [1, 2, 3]}
+    with pytest.raises(
+        InputError, match=f"column '{name}' would meet one of that name in the result"
+    ):
+        layout(table, id_column=name, target="sold")

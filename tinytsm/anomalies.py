@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from tinytsm.columns import Layout
 from tinytsm.config import QUANTILES
 from tinytsm.frames import Series, check_count
-from tinytsm.panel import head_columns, split, stamp_name
+from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
 from tinytsm.tables import InputError
@@ -161,12 +162,12 @@ def normal_scores(values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
 
 
 def to_frame(
-    series: list[Series], scored: list[Scored], layout: Any, *, threshold: float
+    series: list[Series], scored: list[Scored], layout: Layout, *, threshold: float
 ) -> pd.DataFrame:
     """The frame that `anomaly_scores` returns."""
     columns = head_columns(series, layout, [len(one.values) for one in series])
     grids = [one.timeline.grid for one in series]
-    columns[stamp_name(layout)] = grids[0].append(grids[1:])
+    columns[layout.stamp_name] = grids[0].append(grids[1:])
     columns["value"] = np.concatenate([one.values for one in series])
     columns["predictions"] = np.concatenate([one.median for one in scored])
     columns[str(BAND[0])] = np.concatenate([one.low for one in scored])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tinytsm import metrics
+from tinytsm.columns import Layout
 from tinytsm.config import QUANTILES
 from tinytsm.frames import (
     Series,
@@ -23,7 +24,7 @@ from tinytsm.frames import (
     check_quantiles,
     newest_steps,
 )
-from tinytsm.panel import head_columns, split, stamp_name
+from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
 from tinytsm.tables import InputError
@@ -108,7 +109,7 @@ def run(
     season: int | None,
     context_length: int | None,
     quantile_levels: Sequence[float],
-    layout: Any,
+    layout: Layout,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Backtest:
     """`backtest` of series that are there already. progress: called with the count of windows after each batch."""
@@ -208,7 +209,7 @@ def season_of(one: Series) -> int:
 
 def _frame(
     series: list[Series],
-    layout: Any,
+    layout: Layout,
     planned: list[_Window],
     quantiles: np.ndarray,
     asked: tuple[float, ...],
@@ -219,7 +220,7 @@ def _frame(
     shown = [grid[w.origin : w.origin + horizon] for grid, w in zip(grids, planned, strict=True)]
     cutoffs = [grid[w.origin - 1 : w.origin] for grid, w in zip(grids, planned, strict=True)]
     columns = head_columns([series[w.series] for w in planned], layout, [horizon] * len(planned))
-    columns[stamp_name(layout)] = shown[0].append(shown[1:])
+    columns[layout.stamp_name] = shown[0].append(shown[1:])
     columns["cutoff"] = cutoffs[0].append(cutoffs[1:]).repeat(horizon)
     columns["actual"] = np.concatenate(
         [series[w.series].values[w.origin : w.origin + horizon] for w in planned]
@@ -229,11 +230,11 @@ def _frame(
     return pd.DataFrame(columns | {str(q): flat[:, asked.index(q)] for q in levels})
 
 
-def panels(series: list[Series], result: Backtest, layout: Any) -> list[Panel]:
+def panels(series: list[Series], result: Backtest, layout: Layout) -> list[Panel]:
     """Every series with its forecasts laid over it; of windows that overlap, the newest."""
     names = list(result.forecasts)
-    stamp, levels = stamp_name(layout), names[names.index("predictions") + 1 :]
-    by_series = result.forecasts.groupby([layout.id_column or "item_id", "target_name"], sort=False)
+    stamp, levels = layout.stamp_name, names[names.index("predictions") + 1 :]
+    by_series = result.forecasts.groupby([layout.id_name, "target_name"], sort=False)
     drawn = []
     for one, (_, rows) in zip(series, by_series, strict=True):
         shown, oldest = [], None

@@ -15,6 +15,10 @@ from tinytsm.timeline import looks_like_clock, looks_like_dates
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
 _TARGET_NAMES = ("target", "y", "value", "values")
+# Columns of results, which ids and time stamps stand beside.
+_RESULTS = (
+    "target_name", "predictions", "cutoff", "actual", "value", "imputed", "z", "probability", "anomaly",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,16 @@ class Layout:
     id_column: str | None
     timestamp_column: str | None
     targets: tuple[str, ...]
+
+    @property
+    def id_name(self) -> str:
+        """The ids' column in a result."""
+        return self.id_column or "item_id"
+
+    @property
+    def stamp_name(self) -> str:
+        """The time stamps' column in a result."""
+        return self.timestamp_column or "timestamp"
 
 
 def infer_layout(
@@ -67,6 +81,11 @@ def infer_layout(
         free = [c for c in free if c != id_column]
     if not targets:
         targets = _find_targets(df, free, id_column, notes)
+    for column in (id_column, timestamp_column):
+        if column in _RESULTS:
+            raise InputError(
+                f"column {column!r} would meet one of that name in the result; rename it"
+            )
     return Layout(id_column=id_column, timestamp_column=timestamp_column, targets=targets), notes
 
 

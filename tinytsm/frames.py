@@ -465,6 +465,6 @@ def predict_frame(
     return to_frame(
         forecasts,
         quantile_levels=levels,
-        id_column=layout.id_column or "item_id",
-        timestamp_column=layout.timestamp_column or "timestamp",
+        id_column=layout.id_name,
+        timestamp_column=layout.stamp_name,
     )

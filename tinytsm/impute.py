@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from tinytsm.columns import Layout
 from tinytsm.frames import Series, check_quantiles
-from tinytsm.panel import head_columns, split, stamp_name
+from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
 
@@ -153,12 +154,12 @@ def _forecast(
 
 
 def to_frame(
-    series: list[Series], filled: list[Filled], layout: Any, levels: Sequence[float]
+    series: list[Series], filled: list[Filled], layout: Layout, levels: Sequence[float]
 ) -> pd.DataFrame:
     """The frame that `impute` returns."""
     columns = head_columns(series, layout, [len(one.values) for one in series])
     grids = [one.timeline.grid for one in series]
-    columns[stamp_name(layout)] = grids[0].append(grids[1:])
+    columns[layout.stamp_name] = grids[0].append(grids[1:])
     columns["value"] = np.concatenate([one.values for one in filled])
     columns["imputed"] = np.concatenate([one.missing for one in filled])
     quantiles = np.concatenate([one.quantiles for one in filled])

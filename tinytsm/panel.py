@@ -71,12 +71,7 @@ def head_columns(series: list[Series], layout: Layout, counts: list[int]) -> dic
     counts: rows of each series.
     """
     return {
-        layout.id_column or "item_id": pd.Index([one.item for one in series]).repeat(counts),
-        stamp_name(layout): None,
+        layout.id_name: pd.Index([one.item for one in series]).repeat(counts),
+        layout.stamp_name: None,
         "target_name": np.repeat([str(one.target) for one in series], counts),
     }
-
-
-def stamp_name(layout: Layout) -> str:
-    """The time stamp column's name in a result."""
-    return layout.timestamp_column or "timestamp"

@@ -261,7 +261,7 @@ def write_result(
 ) -> None:
     """Write a result in the form that the flags or the file's name ask for; a JSON document starts with `head`."""
     if as_json or (output is not None and output.suffix.lower() == ".json"):
-        keys = [layout.id_column or "item_id", "target_name"]
+        keys = [layout.id_name, "target_name"]
         document = json.dumps(head | {"series": _series(table, keys)}, allow_nan=False)
         write_text(document + "\n", output)
     else:

@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> None:
         table = frames.to_frame(
             forecasts,
             quantile_levels=levels,
-            id_column=layout.id_column or "item_id",
-            timestamp_column=layout.timestamp_column or "timestamp",
+            id_column=layout.id_name,
+            timestamp_column=layout.stamp_name,
         )
         console.write_table(table, output)
     if chart is not None:
