@@ -1,5 +1,6 @@
 """Batches: fixed shapes whatever they hold, halved where memory runs out."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -139,3 +140,33 @@ def test_the_shape_of_a_pass_is_the_items_alone(
         forecaster.predict_quantiles([np.zeros(40)] * count, 5, strides=(1,), symmetry=True)
     # mirrored rows share the pass: 16 series of 16 tokens, twice
     assert asked == [32, 32, 32, 32]
+
+
+def test_what_the_caller_casts_to_and_where_it_allocates_change_nothing(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    series = [rng.normal(size=300), rng.normal(size=(3, 90))]
+
+    def forecast() -> list[torch.Tensor]:
+        quantiles, mean = forecaster.predict_quantiles(series, 300, effort="best")
+        return [*quantiles, *mean, *(one.tokens for one in forecaster.embed(series))]
+
+    plain = forecast()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = forecast()
+    # as under torch.set_default_device; nothing can be read from there
+    with torch.device("meta"):
+        elsewhere = forecast()
+    for wanted, *others in zip(plain, cast, elsewhere, strict=True):
+        assert all(torch.equal(wanted, other) for other in others)
+
+
+def test_more_is_read_than_a_missing_end_hides(rng: np.random.Generator) -> None:
+    # one token reaches farther than half of the context
+    config = dataclasses.replace(SMALL, context_patches=16, horizon_patches=12)
+    model = Model(config, torch.Generator().manual_seed(1))
+    forecaster = TinyTSM(model.requires_grad_(False).eval())
+    series = 500 + rng.normal(size=2000)
+    series[-300:] = np.nan
+    quantiles, _ = forecaster.predict_quantiles([series], 900, effort="fast")
+    assert ((torch.as_tensor(quantiles) - 500).abs() < 100).all()

@@ -98,8 +98,9 @@ class Forward:
         config = self.config
         patches = math.ceil(query.length / config.patch)
         beyond = patches - config.horizon_patches
-        # so that the last of them reaches a horizon beyond one token's
-        extra = max(0, min(beyond, config.horizon_patches, config.context_patches // 2))
+        # so that the last of them reaches a horizon beyond one token's; more than half of the context is read, because
+        # a missing end may be as long as half of it
+        extra = max(0, min(beyond, config.horizon_patches, config.context_patches // 2 - 1))
         wanted = math.ceil(query.span / config.patch) + extra
         tokens = TOKEN_MULTIPLE
         while tokens < min(wanted, config.context_patches):
@@ -178,7 +179,7 @@ class Forward:
         context = (shape.tokens - shape.extra) * patch
         steps = np.full((rows, context), np.nan)
         eps = np.zeros(rows)
-        present = torch.zeros(rows, dtype=torch.bool)
+        present = torch.zeros(rows, dtype=torch.bool, device="cpu")
         for history, query, at in zip(histories, queries, places, strict=True):
             newest = history[:, -context:]
             steps[at, context - newest.shape[1] :] = newest
@@ -203,14 +204,16 @@ class Forward:
             rows, lost, present = torch.cat((rows, -rows)), lost.repeat(2), present.repeat(2)
         # the last missing token is read where the newest one does not reach
         newest, last = shape.tokens - shape.extra - 1, shape.tokens - 1
-        tokens = self.model(
-            rows.to(self.device),
-            lost.to(self.device),
-            shape.variates,
-            present.to(self.device) if shape.variates > 1 else None,
-            [newest] if patches <= self.config.horizon_patches else [newest, last],
-        )
-        mean, quantiles = self._read(tokens, shape, patches)
+        # the model's own precision, whatever the caller casts to
+        with torch.autocast(self.device.type, enabled=False):
+            tokens = self.model(
+                rows.to(self.device),
+                lost.to(self.device),
+                shape.variates,
+                present.to(self.device) if shape.variates > 1 else None,
+                [newest] if patches <= self.config.horizon_patches else [newest, last],
+            )
+            mean, quantiles = self._read(tokens, shape, patches)
         mean, quantiles = mean.cpu().double(), quantiles.cpu().double()
         if self.symmetric:
             (up, down), (high, low) = mean.chunk(2), quantiles.chunk(2)
