@@ -1,6 +1,10 @@
 """Batches: fixed shapes whatever they hold, halved where memory runs out."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -116,6 +120,51 @@ def test_threads_change_no_bit_and_stay_as_they_were(
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_each_batch_computes_on_one_thread_and_no_other_thread_does(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    before = torch.get_num_threads()
+    forward, inside, started = forecaster.model.forward, [], []
+
+    def watched(*arguments):
+        inside.append(torch.get_num_threads())
+        # what a user's thread finds that starts now, and keeps for life
+        thread = threading.Thread(target=lambda: started.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return forward(*arguments)
+
+    monkeypatch.setattr(forecaster.model, "forward", watched)
+    try:
+        torch.set_num_threads(3)
+        for count in (1, 100):
+            forecaster.predict_quantiles(list(rng.normal(size=(count, 90))), 20)
+    finally:
+        torch.set_num_threads(before)
+    assert set(inside) == {1} and set(started) == {3} and len(inside) > 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_forecasts() -> None:
+    code = """
+import os, sys, warnings
+import torch
+from tinytsm import TinyTSM
+from tinytsm.config import ModelConfig
+from tinytsm.model import Model
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+model = TinyTSM(Model(ModelConfig(n_layers=3), torch.Generator().manual_seed(0)).requires_grad_(False))
+series = [[0.0, 1.0, 5.0, 2.0]] * 40
+wanted = model.forecast(series, 8).mean
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(not (model.forecast(series, 8).mean == wanted).all())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_longer_horizon_has_the_same_first_steps(
