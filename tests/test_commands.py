@@ -62,7 +62,7 @@ def test_backtest(place: Path, capsys: pytest.CaptureFixture[str], miniature: Ti
     assert cli.main(["backtest", *flags, "--json", "--season", "7"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["windows"] == 6 and document["scores"]["relative"]["coverage_80"] is None
-    frame = pd.read_csv("data.csv", parse_dates=["date"])
+    frame = pd.read_csv("data.csv", parse_dates=["date"], float_precision="round_trip")
     wanted = miniature.backtest(
         frame, 5, windows=3, season=7, id_column=None, timestamp_column="date", target=None
     )
