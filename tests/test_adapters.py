@@ -191,6 +191,9 @@ def test_gluonts_evaluates_the_predictor() -> None:
     crps = table["mean_weighted_sum_quantile_loss"].item()
     assert crps == pytest.approx(ours.loc["TinyTSM", "crps"], rel=1e-5)
 
+    # leaderboards hold entries without a value
+    blank, *_ = predictor.predict([{"target": [np.nan] * 5, "start": pd.Period("2024", "D")}])
+    assert (blank.forecast_array == 0).all()
     entry = {"target": np.ones((2, 5)), "start": pd.Period("2024", "D"), "item_id": "x"}
     with pytest.raises(ValueError, match=r"target of 'x' must have shape \(T,\), got \(2, 5\)"):
         list(predictor.predict([entry]))

@@ -118,8 +118,9 @@ class TinyTSM:
         where missing, oldest value first; the variates of an item are forecast together. quantile_levels: any levels
         in (0, 1), in any order. changes: of the options (`ForecastOptions`), for this call.
         Returns quantiles (n, H, L) and mean (n, H), float64, or lists of (V, H, L) and (V, H) if an input has variates.
-        An input without any observed value is forecast as 0, a constant one as its constant.
-        Raises ValueError for empty, infinite or non-numeric inputs and for lengths and levels out of range.
+        A constant input is forecast as its constant, a variate without any observed value beside others as 0.
+        Raises ValueError for inputs that are empty, infinite, not numeric or without any observed value, and for lengths and
+        levels out of range.
         """
         inputs = as_inputs(inputs)
         length, levels = check_length(prediction_length), check_levels(quantile_levels)

@@ -138,9 +138,19 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
             f"{name} is infinite at variate {variate}, step {ends[variate] - steps + step}; "
             "write NaN for missing values"
         )
+    shown = (~np.isnan(values)).any(0)
+    if not shown.any():
+        raise ValueError(f"{name} has no observed value: a forecast needs at least one")
     # what is missing before the first value is no history
-    first = int((~np.isnan(values)).any(0).argmax())
+    first = int(shown.argmax())
     return Item(values[:, first:].copy() if first else values, eps), array.ndim == 1
+
+
+def blank_as_zeros(values: np.ndarray) -> np.ndarray:
+    """Zeros in place of a history (T,) without any observed value: a leaderboard asks for a forecast of it too."""
+    # the newest first, because a long history is costly to read
+    blank = np.isnan(values[-1:]).all() and np.isnan(values).all()
+    return np.zeros_like(values) if blank else values
 
 
 def _end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:

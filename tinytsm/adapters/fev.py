@@ -13,6 +13,7 @@ import numpy as np
 
 from tinytsm.adapters import require
 from tinytsm.forecast import TinyTSM
+from tinytsm.inputs import blank_as_zeros
 from tinytsm.options import OptionChanges
 
 require("fev")
@@ -47,7 +48,7 @@ class TinyTSMModel(fev.ForecastingModel):
             past = past.with_format("numpy")
             columns = {}
             for column in task.target_columns:
-                series = [np.asarray(values, np.float64) for values in past[column]]
+                series = [blank_as_zeros(np.asarray(x, np.float64)) for x in past[column]]
                 with self._record_inference_time():
                     quantiles, mean = self.model.predict_quantiles(
                         series, task.horizon, [*levels, 0.5]
