@@ -97,6 +97,8 @@ def series(rng: np.random.Generator) -> np.ndarray:
             values[:, int(rng.integers(steps + 1)) :] = np.nan
         elif gaps == 3:
             values[int(rng.integers(len(values)))] = np.nan
+        if np.isnan(values).all():
+            values[0, int(rng.integers(steps))] = 0.5
     else:
         span = 1 if dtype == np.bool_ else 100
         values = np.clip(np.nan_to_num(values) * span, 0, 127).astype(dtype)

@@ -231,6 +231,9 @@ def test_gluonts_evaluates_the_predictor() -> None:
     (informed,) = predictor.predict([entry])
     q, _, _ = predictor.model.predict_with_covariates([target], known, 7)
     np.testing.assert_array_equal(informed.quantile(0.5), q[0, :, 4])
+    # leaderboards hold entries without a value
+    blank, *_ = predictor.predict([{"target": [np.nan] * 5, "start": pd.Period("2024", "D")}])
+    assert (blank.forecast_array == 0).all()
     entry = {"target": np.ones((2, 5)), "start": pd.Period("2024", "D"), "item_id": "x"}
     with pytest.raises(ValueError, match=r"target of 'x' must have shape \(T,\), got \(2, 5\)"):
         list(predictor.predict([entry]))

@@ -51,6 +51,16 @@ def test_the_newest_value_reaches_the_newest_token_alone(miniature: TinyTSM) -> 
 def test_a_bad_input_is_named(miniature: TinyTSM) -> None:
     with pytest.raises(ValueError, match=r"inputs\[1\] is empty"):
         miniature.embed([[1.0, 2.0], []])
+    with pytest.raises(ValueError, match="inputs must be an array or a list of arrays, got 5"):
+        miniature.embed(5)
+    with pytest.raises(ValueError, match="inputs is empty: wanted at least one series"):
+        miniature.embed([])
+
+
+def test_tokens_start_at_the_first_value(miniature: TinyTSM, rng: np.random.Generator) -> None:
+    x = rng.normal(size=40)
+    late, plain = miniature.embed([np.r_[np.full(60, np.nan), x], x])
+    assert torch.equal(late.tokens, plain.tokens) and torch.equal(late.loc, plain.loc)
 
 
 def test_threads_do_not_meet(miniature: TinyTSM) -> None:

@@ -68,6 +68,7 @@ def test_a_fit_that_does_not_help_changes_nothing(untrained: TinyTSM) -> None:
     # so large a step breaks any model
     kept = untrained.fit(waves(), 8, steps=30, learning_rate=5.0, check_every=10, patience=2)
     report = kept.fit_report
+    assert kept.with_options(effort="fast").fit_report is report
     assert report is not None and report.kept == "zero-shot"
     before, after = weights(untrained), weights(kept)
     assert all(torch.equal(before[k], after[k]) for k in before)

@@ -1,5 +1,10 @@
 """Batches: fixed shapes whatever they hold, halved where memory runs out."""
 
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -117,6 +122,51 @@ def test_threads_change_no_bit_and_stay_as_they_were(
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
+def test_each_batch_computes_on_one_thread_and_no_other_thread_does(
+    forecaster: TinyTSM, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    before = torch.get_num_threads()
+    forward, inside, started = forecaster.model.forward, [], []
+
+    def watched(*arguments):
+        inside.append(torch.get_num_threads())
+        # what a user's thread finds that starts now, and keeps for life
+        thread = threading.Thread(target=lambda: started.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return forward(*arguments)
+
+    monkeypatch.setattr(forecaster.model, "forward", watched)
+    try:
+        torch.set_num_threads(3)
+        for count in (1, 100):
+            forecaster.predict_quantiles(list(rng.normal(size=(count, 90))), 20)
+    finally:
+        torch.set_num_threads(before)
+    assert set(inside) == {1} and set(started) == {3} and len(inside) > 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_forecasts() -> None:
+    code = """
+import os, sys, warnings
+import torch
+from tinytsm import TinyTSM
+from tinytsm.config import ModelConfig
+from tinytsm.model import Model
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+model = TinyTSM(Model(ModelConfig(n_layers=3), torch.Generator().manual_seed(0)).requires_grad_(False))
+series = [[0.0, 1.0, 5.0, 2.0]] * 40
+wanted = model.forecast(series, 8).mean
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(not (model.forecast(series, 8).mean == wanted).all())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_a_longer_horizon_has_the_same_first_steps(
     forecaster: TinyTSM, rng: np.random.Generator
 ) -> None:
@@ -139,3 +189,33 @@ def test_the_shape_of_a_pass_is_the_items_alone(
         forecaster.predict_quantiles([np.zeros(40)] * count, 5, strides=(1,), symmetry=True)
     # mirrored rows share the pass: 16 series of 16 tokens, twice
     assert asked == [32, 32, 32, 32]
+
+
+def test_what_the_caller_casts_to_and_where_it_allocates_change_nothing(
+    forecaster: TinyTSM, rng: np.random.Generator
+) -> None:
+    series = [rng.normal(size=300), rng.normal(size=(3, 90))]
+
+    def forecast() -> list[torch.Tensor]:
+        quantiles, mean = forecaster.predict_quantiles(series, 300, effort="best")
+        return [*quantiles, *mean, *(one.tokens for one in forecaster.embed(series))]
+
+    plain = forecast()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = forecast()
+    # as under torch.set_default_device; nothing can be read from there
+    with torch.device("meta"):
+        elsewhere = forecast()
+    for wanted, *others in zip(plain, cast, elsewhere, strict=True):
+        assert all(torch.equal(wanted, other) for other in others)
+
+
+def test_more_is_read_than_a_missing_end_hides(rng: np.random.Generator) -> None:
+    # one token reaches farther than half of the context
+    config = dataclasses.replace(SMALL, context_patches=16, horizon_patches=12)
+    model = Model(config, torch.Generator().manual_seed(1))
+    forecaster = TinyTSM(model.requires_grad_(False).eval())
+    series = 500 + rng.normal(size=2000)
+    series[-300:] = np.nan
+    quantiles, _ = forecaster.predict_quantiles([series], 900, effort="fast")
+    assert ((torch.as_tensor(quantiles) - 500).abs() < 100).all()

@@ -133,6 +133,15 @@ def test_the_shortest_item_decides_the_windows(tmp_path):
     assert [len(x) for x in read_series(task)] == [1000, 1000, 400, 400, 700, 700]
 
 
+def test_a_history_without_a_value_is_forecast_as_zeros(tmp_path, miniature):
+    late = np.r_[np.full(27, NAN), np.full(13, 3.0)]
+    write_dataset(tmp_path / "m4_weekly", "W-SUN", [[late, np.full(40, 3.0)]])
+    (task,) = gift_eval.load_tasks(tmp_path)
+    scores = evaluate.score(task, miniature)
+    # 13 errors of 3, and a constant that is its own forecast
+    assert scores["forecasts"] == 2 and scores["mse"] == 4.5
+
+
 class Drifting:
     """Quantiles around the last value, a mean beside the median: every score has something to tell."""
 

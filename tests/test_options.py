@@ -1,6 +1,7 @@
 """Options: what each effort means, what overrides it, and the flags that say the same."""
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -78,7 +79,13 @@ def test_numpys_whole_numbers_are_whole() -> None:
     ("change", "message"),
     [
         ({"effort": "high"}, "effort must be one of fast, standard, best, got 'high'"),
+        ({"effort": ["best"]}, "effort must be one of fast, standard, best, got ['best']"),
         ({"nonnegative": "no"}, "nonnegative must be None, True or False, got 'no'"),
+        ({"symmetry": "no"}, "symmetry must be None, True or False, got 'no'"),
+        ({"adjust": 2}, "adjust must be None, True or False, got 2"),
+        ({"augment": "yes"}, "augment must be None, True or False, got 'yes'"),
+        ({"integer": "no"}, "integer must be True or False, got 'no'"),
+        ({"integer": None}, "integer must be True or False, got None"),
         ({"strides": ()}, "different whole numbers of at least 1, got ()"),
         ({"strides": (2, 2)}, "different whole numbers"),
         ({"strides": (0,)}, "different whole numbers"),
@@ -91,7 +98,7 @@ def test_numpys_whole_numbers_are_whole() -> None:
     ],
 )
 def test_what_cannot_be_is_named(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         ForecastOptions(**change)
 
 

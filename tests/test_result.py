@@ -39,6 +39,15 @@ def test_every_default_interval_has_its_levels(miniature: TinyTSM) -> None:
         assert low <= result.median <= high
 
 
+def test_a_level_that_was_computed_is_found(miniature: TinyTSM) -> None:
+    levels = np.linspace(0.1, 0.9, 9).tolist()
+    assert levels[2] != 0.3
+    result = miniature.forecast(np.arange(9.0), 2, levels)
+    np.testing.assert_array_equal(result.quantile(0.3), result.quantiles[..., 2])
+    for one, i in zip(result.interval(0.4), (2, 6), strict=True):
+        np.testing.assert_array_equal(one, result.quantiles[..., i])
+
+
 SERIES = [0.0, 1.0, np.nan, 4.0, 2.0, np.nan]
 MASK = np.isnan(SERIES)
 MASKED = np.ma.array(np.where(MASK, -9999.0, SERIES), mask=MASK)
@@ -60,11 +69,13 @@ def test_what_is_missing_is_missing_in_any_container(miniature: TinyTSM, x: Any)
     pd.testing.assert_frame_equal(miniature.impute(x), miniature.impute(SERIES))
 
 
-def test_one_column_is_its_list(miniature: TinyTSM) -> None:
-    # of float32 or not: they are those of its list
+def test_one_column_is_its_array(miniature: TinyTSM) -> None:
+    # whose dtype says how exact it is
     column = pd.Series(1e6 + np.sin(np.arange(40.0)), dtype="float32")
-    wanted = miniature.forecast(list(column), 3)
+    wanted = miniature.forecast(column.to_numpy(), 3)
     np.testing.assert_array_equal(miniature.forecast(column, 3).quantiles, wanted.quantiles)
+    exact = miniature.forecast(list(column), 3)
+    assert not np.array_equal(exact.quantiles, wanted.quantiles)
 
 
 def test_a_tensor_that_is_learnt_is_read(miniature: TinyTSM) -> None:

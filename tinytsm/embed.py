@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tinytsm.config import TOKEN_MULTIPLE
-from tinytsm.inputs import as_item
+from tinytsm.inputs import as_inputs, as_item
 from tinytsm.rows import centre
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
     inputs: as `TinyTSM.predict_quantiles` takes them; the newest `context_length` steps of each count. Each input is
     computed on its own, so its embedding is the same whatever stands beside it. Raises ValueError as forecasting does.
     """
-    if isinstance(inputs, (np.ndarray, Tensor)):
-        inputs = list(inputs) if inputs.ndim > 1 else [inputs]
+    inputs = as_inputs(inputs)
     config = forecaster.config
     found = []
     for position, value in enumerate(inputs):
@@ -60,7 +59,9 @@ def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
         one = centre(rows, np.full(variates, item.eps))
         x = torch.from_numpy(one.x).to(forecaster.device)
         resolution = torch.from_numpy(one.resolution).float().to(forecaster.device)
-        read = forecaster.model.stream(x, resolution, len(x))
+        # the model's own precision, whatever the caller casts to
+        with torch.autocast(x.device.type, enabled=False):
+            read = forecaster.model.stream(x, resolution, len(x))
         unit = torch.from_numpy(one.unit)[:, None]
         found.append(
             Embedding(
@@ -69,4 +70,6 @@ def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
                 read.scale[:, -patches:].cpu() / unit,
             )
         )
+    if not found:
+        raise ValueError("inputs is empty: wanted at least one series")
     return found

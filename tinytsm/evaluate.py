@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from tinytsm import __version__, compare, gift_eval, metrics, options, plot, scoreboard
 from tinytsm.commands import console
+from tinytsm.inputs import blank_as_zeros
 from tinytsm.pack import (
     SCORES,
     PackError,
@@ -99,9 +100,10 @@ def score(
     pairs = windows(task, series, stride=stride, max_windows=max_windows)
     while batch := list(itertools.islice(pairs, chunk)):
         contexts = [context for context, _ in batch]
+        asked = [blank_as_zeros(context) for context in contexts]
         began, cpu_began = time.perf_counter(), time.process_time()
         quantiles, mean = forecaster.predict_quantiles(
-            contexts, prediction_length=task.horizon, quantile_levels=list(levels)
+            asked, prediction_length=task.horizon, quantile_levels=list(levels)
         )
         seconds += time.perf_counter() - began
         cpu_seconds += time.process_time() - cpu_began

@@ -18,7 +18,7 @@ from tinytsm import checkpoint, ops
 from tinytsm.config import QUANTILES, ModelConfig
 from tinytsm.forward import Forward
 from tinytsm.inference import forecast_items
-from tinytsm.inputs import Item, as_item, check_length, check_levels
+from tinytsm.inputs import Item, as_inputs, as_item, check_length, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
 from tinytsm.quantiles import as_counts, interpolate_levels, zero_below
@@ -100,9 +100,11 @@ class TinyTSM:
 
     def with_options(self, **changes: Unpack[OptionChanges]) -> Self:
         """The same model with other defaults; see `ForecastOptions`. Raises ValueError for what they cannot be."""
-        return type(self)(
+        changed = type(self)(
             self.model, device=self.device, options=dataclasses.replace(self.options, **changes)
         )
+        changed.fit_report = self.fit_report
+        return changed
 
     def predict_quantiles(
         self,
@@ -117,15 +119,11 @@ class TinyTSM:
         where missing, oldest value first; the variates of an item are forecast together. quantile_levels: any levels
         in (0, 1), in any order. changes: of the options (`ForecastOptions`), for this call.
         Returns quantiles (n, H, L) and mean (n, H), float64, or lists of (V, H, L) and (V, H) if an input has variates.
-        An input without any observed value is forecast as 0, a constant one as its constant.
-        Raises ValueError for empty, infinite or non-numeric inputs and for lengths and levels out of range.
+        A constant input is forecast as its constant, a variate without any observed value beside others as 0.
+        Raises ValueError for inputs that are empty, infinite, not numeric or without any observed value, and for lengths and
+        levels out of range.
         """
-        if isinstance(inputs, (np.ndarray, Tensor)):
-            inputs = list(inputs) if inputs.ndim > 1 else [inputs]
-        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
-            raise ValueError(  # noqa: TRY004 - like every other fault of the input
-                f"inputs must be an array or a list of arrays, got {inputs!r}"
-            )
+        inputs = as_inputs(inputs)
         length, levels = check_length(prediction_length), check_levels(quantile_levels)
         options = dataclasses.replace(self.options, **changes)
         forecasts = list(self._stream(inputs, length, levels, options))

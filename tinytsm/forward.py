@@ -6,11 +6,12 @@ each of torch's threads at once, and each batch on one thread: a batch is too li
 do not depend on how many threads there are.
 """
 
-import contextlib
 import functools
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ from tinytsm.rows import centre
 # Tokens computed at once. On CPU few enough for activations to stay in the second-level cache.
 _TOKENS_AT_ONCE = 512
 _TOKENS_AT_ONCE_CUDA = 131072
+
+# Quantiles and mean of each item.
+_Forecasts = list[tuple[Tensor, Tensor]]
 
 
 class Query(NamedTuple):
@@ -62,12 +66,12 @@ class Forward:
         self.model, self.config, self.device = model, model.config, device
         self.batch_size, self.symmetric = batch_size, symmetric
 
-    def run(self, queries: Sequence[Query]) -> list[tuple[Tensor, Tensor]]:
+    def run(self, queries: Sequence[Query]) -> _Forecasts:
         """Quantiles (V, H, Q) and mean (V, H) of each query, float64, in its units.
 
         Batches are halved where memory runs out, and stay so; raises the allocator's error where one item is too much.
         """
-        results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(queries)
+        results: _Forecasts = [(torch.empty(0), torch.empty(0))] * len(queries)
         groups: dict[Shape, list[int]] = {}
         for i, query in enumerate(queries):
             groups.setdefault(self.shape(query), []).append(i)
@@ -78,11 +82,11 @@ class Forward:
                 chunks = [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]
                 forecast = functools.partial(self._chunk, queries, shape, at_once)
                 try:
-                    with _side_by_side(self.device, len(chunks)) as each:
-                        for chunk, forecasts in zip(chunks, each(forecast, chunks), strict=True):
-                            for i, one in zip(chunk, forecasts, strict=True):
-                                results[i] = one
-                            waiting = waiting[len(chunk) :]
+                    each = _side_by_side(self.device, forecast, chunks)
+                    for chunk, forecasts in zip(chunks, each, strict=True):
+                        for i, one in zip(chunk, forecasts, strict=True):
+                            results[i] = one
+                        waiting = waiting[len(chunk) :]
                 except (MemoryError, RuntimeError) as error:
                     if at_once == 1 or not _out_of_memory(error):
                         raise
@@ -98,8 +102,9 @@ class Forward:
         config = self.config
         patches = math.ceil(query.length / config.patch)
         beyond = patches - config.horizon_patches
-        # so that the last of them reaches a horizon beyond one token's
-        extra = max(0, min(beyond, config.horizon_patches, config.context_patches // 2))
+        # so that the last of them reaches a horizon beyond one token's; more than half of the context is read, because
+        # a missing end may be as long as half of it
+        extra = max(0, min(beyond, config.horizon_patches, config.context_patches // 2 - 1))
         wanted = math.ceil(query.span / config.patch) + extra
         tokens = TOKEN_MULTIPLE
         while tokens < min(wanted, config.context_patches):
@@ -122,16 +127,14 @@ class Forward:
 
     def _chunk(
         self, queries: Sequence[Query], shape: Shape, at_once: int, members: Sequence[int]
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> _Forecasts:
         """Forecasts of the queries with these numbers, at most one batch of them."""
         if self.device.type == "cuda":
             # no promise of the same bits there, so few items need not cost what a full batch does
             at_once = min(at_once, 1 << (len(members) - 1).bit_length())
         return self._forecast([queries[i] for i in members], shape, at_once)
 
-    def _forecast(
-        self, queries: list[Query], shape: Shape, at_once: int
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _forecast(self, queries: list[Query], shape: Shape, at_once: int) -> _Forecasts:
         """Quantiles and mean of the queries of one batch, in their units, from as many stages as the horizon takes."""
         config = self.config
         whole_stage = config.horizon_patches + shape.extra
@@ -178,7 +181,7 @@ class Forward:
         context = (shape.tokens - shape.extra) * patch
         steps = np.full((rows, context), np.nan)
         eps = np.zeros(rows)
-        present = torch.zeros(rows, dtype=torch.bool)
+        present = torch.zeros(rows, dtype=torch.bool, device="cpu")
         for history, query, at in zip(histories, queries, places, strict=True):
             newest = history[:, -context:]
             steps[at, context - newest.shape[1] :] = newest
@@ -203,14 +206,16 @@ class Forward:
             rows, lost, present = torch.cat((rows, -rows)), lost.repeat(2), present.repeat(2)
         # the last missing token is read where the newest one does not reach
         newest, last = shape.tokens - shape.extra - 1, shape.tokens - 1
-        tokens = self.model(
-            rows.to(self.device),
-            lost.to(self.device),
-            shape.variates,
-            present.to(self.device) if shape.variates > 1 else None,
-            [newest] if patches <= self.config.horizon_patches else [newest, last],
-        )
-        mean, quantiles = self._read(tokens, shape, patches)
+        # the model's own precision, whatever the caller casts to
+        with torch.autocast(self.device.type, enabled=False):
+            tokens = self.model(
+                rows.to(self.device),
+                lost.to(self.device),
+                shape.variates,
+                present.to(self.device) if shape.variates > 1 else None,
+                [newest] if patches <= self.config.horizon_patches else [newest, last],
+            )
+            mean, quantiles = self._read(tokens, shape, patches)
         mean, quantiles = mean.cpu().double(), quantiles.cpu().double()
         if self.symmetric:
             (up, down), (high, low) = mean.chunk(2), quantiles.chunk(2)
@@ -232,21 +237,57 @@ class Forward:
         )
 
 
-@contextlib.contextmanager
-def _side_by_side(device: torch.device, calls: int) -> Iterator[Callable[..., Iterator]]:
-    """What `map` is, results in order; on CPU as many calls at once as torch has threads, each on one thread."""
+def _side_by_side(
+    device: torch.device, call: Callable[[list[int]], _Forecasts], chunks: list[list[int]]
+) -> Iterator[_Forecasts]:
+    """What `map` is; on CPU as many calls at once as torch has threads, each on one thread."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
-        yield map
+        yield from map(call, chunks)
         return
-    # new threads take over what was set last; the pool starts them when it is used
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
+    pool = _pool(threads)
+    futures = [pool.submit(call, chunk) for chunk in chunks]
     try:
-        yield pool.map if calls > 1 else map
+        for future in futures:
+            yield future.result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+# by the number of workers
+_pools: dict[int, ThreadPoolExecutor] = {}
+_making = threading.Lock()
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """So many threads, as many as torch has, each of which computes on itself alone."""
+    with _making:
+        if workers not in _pools:
+            pool = ThreadPoolExecutor(workers)
+            # a thread keeps for life the number that it finds when it first asks. The number is the process's: it is
+            # changed once and not for each forecast, because threads that others start would find it too
+            meeting = threading.Barrier(workers)
+            torch.set_num_threads(1)
+            try:
+                list(pool.map(lambda _: (torch.get_num_threads(), meeting.wait()), range(workers)))
+            finally:
+                torch.set_num_threads(workers)
+            _pools[workers] = pool
+        return _pools[workers]
+
+
+def _forget_pools() -> None:
+    _pools.clear()
+    _making.release()
+
+
+# a forked process has none of the threads
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_making.acquire, after_in_parent=_making.release, after_in_child=_forget_pools
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:

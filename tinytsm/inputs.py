@@ -1,7 +1,7 @@
 """What callers hand in, checked once: inputs, horizons, quantile levels. Every message says what was wanted and got."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ def as_series(x: Any, name: str) -> tuple[list[Any], bool]:
         )
     if not hasattr(x, "__iter__") or getattr(x, "ndim", 1) == 0:
         raise ValueError(f"{name} must be a series of numbers or a list of them, got {x!r}")
-    if _of_pandas(x):
+    if _of_objects(x):
         x = _listed(x)
     rows = list(x)
     if any(isinstance(row, list | tuple) or np.ndim(row) for row in rows):
@@ -49,13 +49,14 @@ def plain(value: Any) -> Any:
         value = value.detach().cpu()
         # NumPy has no bfloat16
         return (value.float() if _is_bfloat16(value) else value).numpy()
-    if _of_pandas(value) and np.asarray(value).dtype.kind == "O":
+    if _of_objects(value):
         return np.asarray(_listed(value))
     return value
 
 
-def _of_pandas(value: Any) -> bool:
-    return hasattr(value, "isna")
+def _of_objects(value: Any) -> bool:
+    """Whether it is a pandas column of anything but plain numbers."""
+    return hasattr(value, "isna") and np.asarray(value).dtype.kind == "O"
 
 
 def _listed(column: Any) -> list[Any]:
@@ -85,6 +86,17 @@ def as_array(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold numbers, NaN where missing, got dtype {array.dtype}")
     return array
+
+
+def as_inputs(inputs: Any) -> Any:
+    """Inputs one by one: an array or tensor (T,), (n, T) or (n, V, T), or any iterable. Raises ValueError for what is neither."""
+    if isinstance(inputs, np.ndarray) or hasattr(inputs, "detach"):
+        return list(inputs) if inputs.ndim > 1 else [inputs]
+    if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+        raise ValueError(  # noqa: TRY004 - like every other fault of the input
+            f"inputs must be an array or a list of arrays, got {inputs!r}"
+        )
+    return inputs
 
 
 def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tuple[Item, bool]:
@@ -126,9 +138,19 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
             f"{name} is infinite at variate {variate}, step {ends[variate] - steps + step}; "
             "write NaN for missing values"
         )
+    shown = (~np.isnan(values)).any(0)
+    if not shown.any():
+        raise ValueError(f"{name} has no observed value: a forecast needs at least one")
     # what is missing before the first value is no history
-    first = int((~np.isnan(values)).any(0).argmax())
+    first = int(shown.argmax())
     return Item(values[:, first:].copy() if first else values, eps), array.ndim == 1
+
+
+def blank_as_zeros(values: np.ndarray) -> np.ndarray:
+    """Zeros in place of a history (T,) without any observed value: a leaderboard asks for a forecast of it too."""
+    # the newest first, because a long history is costly to read
+    blank = np.isnan(values[-1:]).all() and np.isnan(values).all()
+    return np.zeros_like(values) if blank else values
 
 
 def _end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:

@@ -70,7 +70,7 @@ class ForecastOptions:
     batch_size: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.effort not in EFFORTS:
+        if not isinstance(self.effort, str) or self.effort not in EFFORTS:
             raise ValueError(f"effort must be one of {', '.join(EFFORTS)}, got {self.effort!r}")
         given: Any = self.strides
         if given is not None and not (isinstance(given, str) and given == "auto"):
@@ -81,8 +81,11 @@ class ForecastOptions:
                     f"got {self.strides!r}"
                 )
             object.__setattr__(self, "strides", tuple(strides))
-        if self.nonnegative not in (None, True, False):
-            raise ValueError(f"nonnegative must be None, True or False, got {self.nonnegative!r}")
+        for name in ("symmetry", "adjust", "augment", "nonnegative"):
+            if getattr(self, name) not in (None, True, False):
+                raise ValueError(f"{name} must be None, True or False, got {getattr(self, name)!r}")
+        if self.integer not in (True, False):
+            raise ValueError(f"integer must be True or False, got {self.integer!r}")
         if self.batch_size != "auto":
             if not _counts(self.batch_size):
                 raise ValueError(

@@ -61,7 +61,8 @@ def accumulate(quantiles: Tensor, *, patch: int, roll: int, stage: int) -> Tenso
     if length <= roll:
         return quantiles
     # which side of the median a level lies on; spreads of the largest numbers may be infinite, and are cut at the end
-    side = torch.sign(torch.arange(quantiles.shape[-1]) - MEDIAN).to(quantiles.dtype)
+    levels = torch.arange(quantiles.shape[-1], device=quantiles.device)
+    side = torch.sign(levels - MEDIAN).to(quantiles.dtype)
     middle = quantiles[..., MEDIAN, None]
     spread = (quantiles - middle).abs()
     for start in range(roll, length, roll):

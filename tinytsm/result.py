@@ -1,5 +1,6 @@
 """What `TinyTSM.forecast` gives back: mean and quantiles as arrays, with names for the usual readings."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -26,21 +27,22 @@ class Prediction(NamedTuple):
 
     def quantile(self, level: float) -> np.ndarray:
         """(H,) or (n, H) at one of the levels. Raises ValueError for a level that was not asked for."""
-        if level not in self.levels:
+        nearest = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - level))
+        # a level that was computed may be off by a rounding error
+        if not math.isclose(self.levels[nearest], level):
             listed = ", ".join(f"{q:g}" for q in self.levels)
             raise ValueError(
                 f"level {level:g} was not forecast, only {listed}; name it in quantile_levels"
             )
-        return self.quantiles[..., self.levels.index(level)]
+        return self.quantiles[..., nearest]
 
     def interval(self, coverage: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper end, (H,) or (n, H) each, of the central interval that should hold `coverage` of the values.
 
         Raises ValueError where its two levels were not asked for.
         """
-        # rounded, because 1 - 0.9 is not 0.1 in binary
-        low = round((1 - coverage) / 2, 12)
-        return self.quantile(low), self.quantile(round(1 - low, 12))
+        low = (1 - coverage) / 2
+        return self.quantile(low), self.quantile(1 - low)
 
 
 class Forecaster(Protocol):

@@ -14,6 +14,7 @@ import numpy as np
 from tinytsm.adapters import require
 from tinytsm.forecast import TinyTSM
 from tinytsm.frames import ask
+from tinytsm.inputs import blank_as_zeros
 from tinytsm.options import OptionChanges
 
 require("fev")
@@ -52,7 +53,7 @@ class TinyTSMModel(fev.ForecastingModel):
             ]
             columns = {}
             for column in task.target_columns:
-                series = [np.asarray(values, np.float64) for values in past[column]]
+                series = [blank_as_zeros(np.asarray(x, np.float64)) for x in past[column]]
                 windows = list(zip(series, covariates, strict=True))
                 with self._record_inference_time():
                     q, mean, _ = ask(self.model, windows, task.horizon, levels)

@@ -14,6 +14,7 @@ from tinytsm.adapters import require
 from tinytsm.config import QUANTILES
 from tinytsm.forecast import TinyTSM
 from tinytsm.frames import ask
+from tinytsm.inputs import blank_as_zeros
 
 require("gluonts")
 
@@ -55,7 +56,7 @@ class TinyTSMPredictor(RepresentablePredictor):
         """
         entries = iter(dataset)
         while batch := list(islice(entries, _AT_ONCE)):
-            targets = [np.asarray(entry["target"], np.float64) for entry in batch]
+            targets = [blank_as_zeros(np.asarray(entry["target"], np.float64)) for entry in batch]
             for entry, target in zip(batch, targets, strict=True):
                 if target.ndim != 1:
                     raise ValueError(
