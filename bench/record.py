@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tinytsm.tables import write_atomic
+from tinytsm import files
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -151,12 +151,8 @@ def _rounded(value: Any) -> Any:
 
 def write_text(text: str, path: Path) -> None:
     """Write a file whole or not at all, in a folder that is made if need be."""
-
-    def write_to(target: Path) -> None:
-        target.write_text(text)
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, write_to)
+    files.write_text(path, text)
 
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tinytsm import TinyTSM, frames
+from tinytsm import TinyTSM, frames, tables
 from tinytsm.config import ModelConfig
+from tinytsm.errors import InputError
 from tinytsm.model import Model
 from tinytsm.options import EFFORTS, ForecastOptions
 
@@ -164,10 +165,10 @@ def check_call(
 def check_file(forecaster: TinyTSM, path: Path) -> None:
     """A CSV file is either refused with one line or forecast. Raises AssertionError or worse."""
     try:
-        frame = frames.read_table(path)
+        frame = tables.read_table(path)
         layout, _ = frames.infer_layout(frame)
         found, _ = frames.split_frame(frame, layout)
-    except frames.InputError as error:
+    except InputError as error:
         assert str(error).strip(), "an error without words"
         return
     forecasts = frames.forecast_series(forecaster, found, prediction_length=3)

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from tinytsm import TinyTSM
+from tinytsm.errors import DataWarning
 from tinytsm.options import ForecastOptions
-from tinytsm.tables import DataWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 

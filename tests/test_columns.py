@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tinytsm.columns import infer_layout, levels_as_columns
-from tinytsm.tables import InputError
+from tinytsm.errors import InputError
 
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
 

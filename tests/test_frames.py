@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinytsm import frames
-from tinytsm.frames import InputError, predict_frame, split_frame
+from tinytsm import frames, tables
+from tinytsm.errors import InputError
+from tinytsm.frames import predict_frame, split_frame
 
 
 class Naive:
@@ -355,7 +356,7 @@ def test_any_table_gives_a_forecast_or_one_line(table: str) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode())))
         try:
-            df = frames.read_table("-")
+            df = tables.read_table("-")
             got = predict_frame(
                 Naive(), df, prediction_length=2, id_column=None, timestamp_column=None, target=None
             )

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from tinytsm import plot
+from tinytsm.errors import InputError
 from tinytsm.plot import MAX_PANELS, Panel, bands, fan_chart, loss_curve, smooth
-from tinytsm.tables import InputError
 
 pytest.importorskip("matplotlib")
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tinytsm import TinyTSM, scale
-from tinytsm.tables import InputError
+from tinytsm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS: dict[str, Any] = {

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tinytsm import cli, gallery, synthesize
+from tinytsm.errors import InputError
 from tinytsm.synth import generator, mixture
 from tinytsm.synthesize import Request, write
-from tinytsm.tables import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUEST = Request(items=50, length=40, variates=2, seed=3)

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinytsm.tables import InputError, check_output, read_table, write_atomic
+from tinytsm.errors import InputError
+from tinytsm.files import check_output, write_atomic
+from tinytsm.tables import read_table
 
 
 def read(tmp_path: Path, content: str | bytes, name: str = "t.csv") -> pd.DataFrame:

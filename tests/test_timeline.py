@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinytsm.tables import InputError
+from tinytsm.errors import InputError
 from tinytsm.timeline import MAX_STEPS, Timeline, lay_out, parse_freq, parse_stamps
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from tinytsm import metrics
 from tinytsm.columns import Layout
 from tinytsm.config import QUANTILES
+from tinytsm.errors import InputError
 from tinytsm.frames import (
     Series,
     ask,
@@ -27,7 +28,6 @@ from tinytsm.frames import (
 from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
-from tinytsm.tables import InputError
 
 # windows forecast at a time, which bounds the memory
 _AT_ONCE = 256

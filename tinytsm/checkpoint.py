@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tinytsm.config import ModelConfig, from_dict
+from tinytsm.files import usual_permissions
 from tinytsm.model import Model
-from tinytsm.tables import usual_permissions
 
 FORMAT = 1
 # Bytes of a file of tensors: what git hosts and code review take without special means.

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 from tinytsm import __version__
 from tinytsm.commands import anomalies, backtest, console, finetune, forecast, impute
+from tinytsm.errors import InputError
 
 # these read their own flags; the rest of the command line is theirs
 _FORWARDED = {
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return status
         args = build_parser().parse_args(argv)
         args.run(args)
-    except console.UsageError as error:
+    except (console.UsageError, InputError) as error:
         return _complain(str(error))
     except SystemExit as leave:  # --help and --version, and the commands that parse for themselves
         if isinstance(leave.code, str):
@@ -83,11 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.note("interrupted")
         return 130
-    except Exception as error:  # noqa: BLE001 - the last line of defence: everything must become an exit status
-        # only a command that reads tables has loaded pandas, and only it can raise this
-        tables = sys.modules.get("tinytsm.tables")
-        if tables is not None and isinstance(error, tables.InputError):
-            return _complain(str(error))
+    except Exception:  # noqa: BLE001 - the last line of defence: everything must become an exit status
         traceback.print_exc()
         return 1
     return 0

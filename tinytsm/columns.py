@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tinytsm.tables import ID_NAMES, Doubt, InputError, is_text
+from tinytsm.errors import Doubt, InputError
+from tinytsm.tables import ID_NAMES, is_text
 from tinytsm.timeline import looks_like_clock, looks_like_dates
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")

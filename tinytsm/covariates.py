@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.columns import Layout, numbers, place
-from tinytsm.tables import InputError, is_text
+from tinytsm.errors import InputError
+from tinytsm.tables import is_text
 from tinytsm.timeline import parse_stamps
 
 if TYPE_CHECKING:

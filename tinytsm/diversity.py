@@ -31,9 +31,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tinytsm import features, gallery, rivals
+from tinytsm.errors import InputError
 from tinytsm.pack import PackError, load_tasks, read_series
 from tinytsm.synth import generator, mixture
-from tinytsm.tables import InputError
 
 LONGEST = 1024
 # fewer series than this are not compared

@@ -33,6 +33,8 @@ from tqdm import tqdm
 
 from tinytsm import __version__, compare, gift_eval, metrics, options, plot, scoreboard
 from tinytsm.commands import console
+from tinytsm.errors import InputError
+from tinytsm.files import check_output, write_text
 from tinytsm.inputs import blank_as_zeros
 from tinytsm.pack import (
     SCORES,
@@ -47,7 +49,6 @@ from tinytsm.pack import (
     read_series,
     windows,
 )
-from tinytsm.tables import InputError, check_output, write_atomic
 
 
 class Forecaster(Protocol):
@@ -167,14 +168,7 @@ def record(
 def write_results(path: Path, document: Mapping[str, Any]) -> None:
     """Replace a results file by this document in one step, so that a reader or a kill never meets half of one."""
     # NaN is no JSON; a score that is undefined is None
-    _write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
-
-    write_atomic(path, write)
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -365,7 +359,7 @@ def _run(args: argparse.Namespace) -> int:
                     document["summary"] = scoreboard.summarise(done, published)
                     write_results(args.output, document)
                 if args.csv is not None:
-                    _write_text(args.csv, gift_eval.all_results(done, name))
+                    write_text(args.csv, gift_eval.all_results(done, name))
     except KeyboardInterrupt:
         kept = "nothing is kept without --output"
         if args.output is not None:

@@ -23,25 +23,9 @@ from tinytsm.covariates import (
     set_aside,
     shared_columns,
 )
+from tinytsm.errors import DataWarning, Doubt, InputError
 from tinytsm.result import Forecaster, InformedForecaster
-from tinytsm.tables import DataWarning, Doubt, InputError, read_table
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
-
-__all__ = [
-    "Forecast",
-    "InputError",
-    "Layout",
-    "Series",
-    "check_count",
-    "check_horizon",
-    "check_quantiles",
-    "forecast_series",
-    "infer_layout",
-    "predict_frame",
-    "read_table",
-    "split_frame",
-    "to_frame",
-]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

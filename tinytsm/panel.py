@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.columns import Layout
+from tinytsm.errors import InputError
 from tinytsm.frames import Series, read_frame, warn_of_doubts
 from tinytsm.inputs import as_series, plain
-from tinytsm.tables import InputError
 
 
 def split(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinytsm.tables import InputError, write_atomic
+from tinytsm.errors import InputError
+from tinytsm.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

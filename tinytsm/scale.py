@@ -55,7 +55,7 @@ class BlockForecaster:
     def _forecast(self, table: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
-        from tinytsm.tables import InputError
+        from tinytsm.errors import InputError
 
         id_column = self.options["id_column"]
         try:
@@ -95,8 +95,8 @@ class BlockForecaster:
 
     def _step(self, table: "pd.DataFrame") -> str | None:
         """The first series' step, None where one of the table's cannot be forecast."""
+        from tinytsm.errors import InputError
         from tinytsm.panel import split
-        from tinytsm.tables import InputError
 
         named = {
             name: self.options[name] for name in ("id_column", "timestamp_column", "target", "freq")
@@ -128,7 +128,7 @@ def deal(table: "pd.DataFrame", *, id_column: str, blocks: int) -> "pd.DataFrame
 
 def check_places(source: str | Sequence[str], output: str) -> None:
     """Raise InputError unless local sources are there and a local output is a new or empty folder outside of them."""
-    from tinytsm.tables import InputError
+    from tinytsm.errors import InputError
 
     folder = None if "://" in output else Path(output)
     for one in _several(source):
@@ -154,7 +154,7 @@ def _several(source: str | Sequence[str]) -> list[str]:
 
 def _read(ray: Any, source: str | Sequence[str], columns: list[str]) -> tuple[Any, int]:
     """Those columns as Ray's data set, and the number of rows. Raises InputError where there are none."""
-    from tinytsm.tables import InputError
+    from tinytsm.errors import InputError
 
     data = ray.data.read_parquet(source, columns=columns)
     rows = data.count()
@@ -200,8 +200,8 @@ def forecast_dataset(
     ray = require_ray()
     check_places(source, output)
     from tinytsm import checkpoint
+    from tinytsm.errors import InputError
     from tinytsm.frames import check_horizon, check_quantiles
-    from tinytsm.tables import InputError
 
     if model not in checkpoint.shipped():
         # found here, not by every worker; and workers may stand in another folder
@@ -247,7 +247,7 @@ def forecast_dataset(
 
 def require_ray() -> Any:
     """Ray, with its data library. Raises InputError with the command that helps."""
-    from tinytsm.tables import InputError
+    from tinytsm.errors import InputError
 
     try:
         import ray

@@ -36,8 +36,9 @@ def carry_out(
 ) -> int:
     """Check `--output` and `--plot`, then work. Returns the exit code: 2 for what cannot be used."""
     from tinytsm import plot
+    from tinytsm.errors import InputError
+    from tinytsm.files import check_output
     from tinytsm.pack import PackError
-    from tinytsm.tables import InputError, check_output
 
     try:
         if args.output is not None:

@@ -20,12 +20,13 @@ import numpy as np
 from tqdm import tqdm
 
 from tinytsm import metrics, plot
+from tinytsm.errors import InputError
 from tinytsm.evaluate import load_model, positive, write_results
 from tinytsm.frames import infer_layout, split_frame
 from tinytsm.pack import load_tasks, read_series
 from tinytsm.scoreboard import text_table
 from tinytsm.study import carry_out, new_parser
-from tinytsm.tables import InputError, read_table
+from tinytsm.tables import read_table
 
 # What every other strategy is measured against.
 PLAIN = "one pass"

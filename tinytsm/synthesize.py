@@ -33,9 +33,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tinytsm.errors import InputError
+from tinytsm.files import PARQUET_SUFFIXES, check_output, write_atomic, write_text
 from tinytsm.synth import generator
 from tinytsm.synth.mixture import MIXTURE_VERSION
-from tinytsm.tables import PARQUET_SUFFIXES, InputError, check_output, write_atomic
 
 # Values of a row group, about: large enough to be read fast, small enough that a few of them fill no memory
 CHUNK_VALUES = 1 << 20
@@ -229,12 +230,8 @@ def _open_parts(path: Path, request: Request) -> Path:
         raise InputError(
             f"{folder} holds the start of another request, {note.read_text()}; finish that one, or delete the folder"
         )
-    write_atomic(note, lambda temporary: _write_text(temporary, request.as_json()))
+    write_text(note, request.as_json())
     return folder
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _request_of(path: Path) -> str | None:

@@ -1,42 +1,28 @@
-"""Table files in, result files out.
+"""Table files in.
 
 `read_table` gives a frame whose index is where each row stands in its source ("line" of a CSV, "row" of a Parquet
-file, both from 1), so that every later complaint can name it. Files are written whole or not at all.
+file, both from 1), so that every later complaint can name it.
 """
 
 import csv
 import functools
 import io
-import os
 import re
 import shlex
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from tinytsm.errors import InputError
+from tinytsm.files import PARQUET_SUFFIXES
+
 ID_NAMES = ("item_id", "unique_id", "series_id", "id")
 STANDARD_INPUT = "standard input"
-PARQUET_SUFFIXES = (".parquet", ".pq")
 _DELIMITERS = ",;\t|"
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used: one line that names the place and what to do."""
-
-
-class DataWarning(UserWarning):
-    """Something in the data may not mean what it was read as, or is not used."""
-
-
-class Doubt(str):
-    """A note of what a DataWarning says, where a program and not a person is told."""
-
-    __slots__ = ()
 
 
 def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFrame:
@@ -245,48 +231,3 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
     frame.columns = frame.columns.astype(str)
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     return frame
-
-
-def check_output(path: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """The path, when a file of that kind can be written there; asked before the work, not after."""
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path}: wanted a name that ends in {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: no folder {str(path.parent)!r}; create it first")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file name")
-    if path.suffix.lower() in PARQUET_SUFFIXES:
-        try:
-            import pyarrow as pa  # noqa: F401
-        except ImportError:
-            raise InputError(
-                f"{path}: writing Parquet needs pyarrow; run: pip install 'tinytsm[parquet]'"
-            ) from None
-    return path
-
-
-def usual_permissions(path: Path) -> None:
-    """Give a file the permissions of any new one: what makes temporary files keeps them to their owner."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
-
-
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path beside `path` (same extension), then put it in place in one step.
-
-    Raises InputError where the folder refuses the file.
-    """
-    try:
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            usual_permissions(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None

@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
-from tinytsm.tables import Doubt, InputError
+from tinytsm.errors import Doubt, InputError
 
 # a grid this long comes from a wrong date or a wrong step, and would fill the memory with missing values
 MAX_STEPS = 10_000_000

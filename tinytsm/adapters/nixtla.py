@@ -11,10 +11,10 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from tinytsm.errors import InputError
 from tinytsm.forecast import TinyTSM
 from tinytsm.frames import check_horizon, predict_frame
 from tinytsm.options import OptionChanges
-from tinytsm.tables import InputError
 
 
 class NixtlaForecaster:

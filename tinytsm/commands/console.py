@@ -16,7 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
-from tinytsm import options
+from tinytsm import files, options
+from tinytsm.errors import InputError
 from tinytsm.options import ForecastOptions
 
 if TYPE_CHECKING:
@@ -131,14 +132,13 @@ def number(text: str, flag: str, *, low: float, high: float) -> float:
 
 def check_files(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     """Where the result and the picture go, None for standard output and no picture; asked before the work."""
-    from tinytsm import tables
 
-    output = None if args.output == "-" else tables.check_output(args.output, TABLE_SUFFIXES)
+    output = None if args.output == "-" else files.check_output(args.output, TABLE_SUFFIXES)
     if args.plot is None:
         return output, None
     from tinytsm import plot
 
-    chart = tables.check_output(args.plot, plot.SUFFIXES)
+    chart = files.check_output(args.plot, plot.SUFFIXES)
     plot.require_matplotlib()
     return output, chart
 
@@ -166,7 +166,6 @@ def forecast_options(args: argparse.Namespace) -> ForecastOptions:
 
 def find_model(path: str) -> str:
     """The path as given, when there is something. Raises InputError."""
-    from tinytsm.frames import InputError
 
     # a folder, because shipped names are known without loading torch
     shipped = (Path(__file__).parents[1] / "weights" / path / "config.json").is_file()
@@ -182,7 +181,6 @@ def load_model(
 ) -> "TinyTSM":
     """The model, with other defaults where a command has flags for them. Raises InputError."""
     from tinytsm.forecast import TinyTSM
-    from tinytsm.frames import InputError
 
     try:
         model = TinyTSM.from_pretrained(path, device=device)
@@ -208,10 +206,10 @@ def read_series(
     horizon: steps that will be forecast. covariates: columns to keep beside each series. future: the file of what is known
     of these steps. Raises InputError for what is wrong with a table, and where a horizon leaves the calendar.
     """
-    from tinytsm import frames
+    from tinytsm import frames, tables
 
-    table = frames.read_table(args.data, id_column=args.id_column)
-    coming = None if future is None else frames.read_table(future, id_column=args.id_column)
+    table = tables.read_table(args.data, id_column=args.id_column)
+    coming = None if future is None else tables.read_table(future, id_column=args.id_column)
     series, layout, notes = frames.read_frame(
         table,
         id_column=args.id_column,
@@ -242,10 +240,9 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
 
 def write_table(table: "pd.DataFrame", output: Path | None) -> None:
     """Write a result as Parquet where the file's name asks for it, else as CSV."""
-    from tinytsm import tables
 
-    if output is not None and output.suffix.lower() in tables.PARQUET_SUFFIXES:
-        tables.write_atomic(output, functools.partial(table.to_parquet, index=False))
+    if output is not None and output.suffix.lower() in files.PARQUET_SUFFIXES:
+        files.write_atomic(output, functools.partial(table.to_parquet, index=False))
         note(f"wrote {output}")
     else:
         write_text(to_csv(table), output)
@@ -306,12 +303,11 @@ def _values(column: "pd.Series") -> list[Any]:
 
 def write_text(text: str, output: Path | None) -> None:
     """Write to the file, whole or not at all, or to standard output where it is None."""
-    from tinytsm import tables
 
     if output is None:
         flush(text)
     else:
-        tables.write_atomic(output, lambda path: _write(path, text))
+        files.write_text(output, text)
         note(f"wrote {output}")
 
 
@@ -331,7 +327,7 @@ def flush(text: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        from tinytsm.tables import InputError
+        from tinytsm.errors import InputError
 
         discard_output()
         reason = error.strerror or error
@@ -344,10 +340,6 @@ def discard_output() -> None:
     """Send what is still buffered for standard output nowhere, where it must not raise again at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def draw(chart: Path, panels: list[Any], *, last: int | None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinytsm.commands import console
+from tinytsm.errors import InputError
 
 _EXAMPLES = """\
 examples:
@@ -83,10 +84,10 @@ def run(args: argparse.Namespace) -> None:
         )  # fmt: skip
         tuned.save_pretrained(args.output)
     except ValueError as error:
-        raise frames.InputError(str(error)) from None
+        raise InputError(str(error)) from None
     except OSError as error:
         reason = error.strerror or error
-        raise frames.InputError(f"{args.output} cannot be written ({reason})") from None
+        raise InputError(f"{args.output} cannot be written ({reason})") from None
     report = tuned.fit_report
     assert report is not None
     if report.kept == "zero-shot":
