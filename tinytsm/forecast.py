@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tinytsm import checkpoint, ops
 from tinytsm.config import QUANTILES, ModelConfig
+from tinytsm.device import pick_device
 from tinytsm.forward import Forward
 from tinytsm.inference import forecast_items
 from tinytsm.inputs import Item, as_inputs, as_item, check_length, check_levels
@@ -63,30 +64,26 @@ class TinyTSM:
         cls,
         path: str | Path = "nano",
         *,
-        device: str = "auto",
-        device_map: str | None = None,
+        device: str | torch.device = "auto",
+        device_map: str | torch.device | None = None,
         precision: Precision = "auto",
     ) -> Self:
         """A shipped model by its name, the model of a checkpoint folder, or of the newest checkpoint of a run.
 
         device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:1`. device_map: Chronos' word for it; wins where
         given. precision: what the blocks' matmuls run in; `auto` is bfloat16 where the device is fast at it. Raises
-        CheckpointError, a ValueError, where there is no usable checkpoint.
+        CheckpointError, a ValueError, where there is no usable checkpoint, and ValueError for a device that is not there.
         """
-        device = device if device_map is None else device_map
+        place = pick_device(device if device_map is None else device_map)
         if precision not in get_args(Precision):
             raise ValueError(
                 f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
             )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         model = checkpoint.load_model(path)
         model.block_dtype = (
-            ops.pick_precision(torch.device(device))
-            if precision == "auto"
-            else getattr(torch, precision)
+            ops.pick_precision(place) if precision == "auto" else getattr(torch, precision)
         )
-        return cls(model, device=device)
+        return cls(model, device=place)
 
     @property
     def config(self) -> ModelConfig:

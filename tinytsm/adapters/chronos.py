@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import torch
+
 from tinytsm.config import QUANTILES
 from tinytsm.forecast import Precision, TinyTSM
 from tinytsm.frames import predict_frame
@@ -29,8 +31,8 @@ class Chronos2Pipeline(TinyTSM):
         cls,
         path: str | Path = "nano",
         *,
-        device: str = "auto",
-        device_map: str | None = None,
+        device: str | torch.device = "auto",
+        device_map: str | torch.device | None = None,
         precision: Precision = "auto",
         torch_dtype: Any = None,
         dtype: Any = None,

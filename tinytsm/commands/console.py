@@ -180,18 +180,18 @@ def load_model(
     path: str | Path, device: str, options: "ForecastOptions | None" = None
 ) -> "TinyTSM":
     """The model, with other defaults where a command has flags for them. Raises InputError."""
+    from tinytsm.device import pick_device
     from tinytsm.forecast import TinyTSM
 
     try:
-        model = TinyTSM.from_pretrained(path, device=device)
+        place = pick_device(device)
+    except ValueError as error:
+        raise InputError(f"--device {device}: {error}") from None
+    try:
+        model = TinyTSM.from_pretrained(path, device=place)
         return model if options is None else model.with_options(**asdict(options))
     except (ValueError, OSError) as error:
         raise InputError(f"--model {path}: {error}") from None
-    # torch says so, in either way, where the device that was asked for is not there
-    except (RuntimeError, AssertionError) as error:
-        if device in ("auto", "cpu"):
-            raise
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def read_series(
