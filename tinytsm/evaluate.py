@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -49,16 +49,7 @@ from tinytsm.pack import (
     read_series,
     windows,
 )
-
-
-class Forecaster(Protocol):
-    """What can be scored; `tinytsm.TinyTSM` is one."""
-
-    def predict_quantiles(
-        self, inputs: list[np.ndarray], prediction_length: int, quantile_levels: list[float]
-    ) -> tuple[Any, Any]:
-        """inputs: contexts (T,), NaN where missing. Returns quantiles (n, H, Q) and mean (n, H)."""
-        ...
+from tinytsm.result import Forecaster
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tinytsm import metrics, plot, processes
-from tinytsm.evaluate import Forecaster, SeasonalNaive, load_model, positive, write_results
+from tinytsm.evaluate import SeasonalNaive, load_model, positive, write_results
+from tinytsm.result import Forecaster
 from tinytsm.scoreboard import text_table
 from tinytsm.study import carry_out, new_parser
 

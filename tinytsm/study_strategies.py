@@ -21,10 +21,11 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from tinytsm import evaluate, scoreboard
-from tinytsm.evaluate import Forecaster, SeasonalNaive, positive, score, write_results
+from tinytsm.evaluate import SeasonalNaive, positive, score, write_results
 from tinytsm.metrics import relative
 from tinytsm.options import EFFORTS, Strategy
 from tinytsm.pack import Task, count_windows, load_published, load_tasks
+from tinytsm.result import Forecaster
 from tinytsm.study import carry_out, new_parser
 
 # What every other strategy is measured against.
