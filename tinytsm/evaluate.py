@@ -32,7 +32,6 @@ import numpy as np
 from tqdm import tqdm
 
 from tinytsm import __version__, compare, gift_eval, metrics, options, plot, scoreboard
-from tinytsm.commands import console
 from tinytsm.errors import InputError
 from tinytsm.files import check_output, write_text
 from tinytsm.inputs import blank_as_zeros
@@ -194,13 +193,15 @@ def load_model(
     """The model of a checkpoint, a run or a name, and the files that make it what it is. Raises PackError."""
     # torch is slow to import and --baselines-only needs none
     from tinytsm import checkpoint
+    from tinytsm.forecast import TinyTSM
 
     try:
         folder = checkpoint.resolve(path)
-        model = console.load_model(folder, device, chosen)
+        model = TinyTSM.from_pretrained(folder, device=device)
     except (OSError, ValueError) as error:
         raise PackError(f"cannot load {path}: {' '.join(str(error).split())}") from error
-    return model, checkpoint.forecasting_files(folder)
+    changed = {} if chosen is None else asdict(chosen)
+    return model.with_options(**changed), checkpoint.forecasting_files(folder)
 
 
 def positive(text: str) -> int:
