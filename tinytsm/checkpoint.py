@@ -304,10 +304,12 @@ def load_model(path: str | Path) -> Model:
     """
     folder = resolve(path)
     config = load_config(folder)
-    model = Model(config)
+    model = Model.without_weights(config)
     weights = _read_tensors(folder, "model")
     check_weights(model, weights, folder / "model.safetensors")
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    # copied: what was read is the file itself, and would change with it
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+    model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
 
 
