@@ -12,7 +12,6 @@ A run keeps its newest checkpoints under `checkpoints/`, and one from before its
 `before_decay/`; its folder may be given wherever a checkpoint is wanted.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tinytsm.config import ModelConfig, from_dict
+from tinytsm.config import ModelConfig, from_dict, to_dict
 from tinytsm.model import Model
 
 FORMAT = 1
@@ -185,7 +184,7 @@ def save(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
-        content = {"format": FORMAT, "model": dataclasses.asdict(config)}
+        content = {"format": FORMAT, "model": to_dict(config)}
         _write_json(scratch / "config.json", content)
         _write_tensors(scratch, "model", weights, max_shard)
         if training is not None:
@@ -325,6 +324,15 @@ def is_release(path: str | Path) -> bool:
     return not (folder / "state.json").exists() and not any(folder.glob("training*"))
 
 
+def load_card(folder: Path) -> dict[str, Any]:
+    """What a release says of where it comes from; empty where it has no card. Raises CheckpointError."""
+    file = folder / "card.json"
+    card = _read_json(file) if file.exists() else {}
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return card
+
+
 def before_decay(run: Path) -> Path:
     """The newest checkpoint of a run whose learning rate had not begun to fall. Raises CheckpointError."""
     kept = run / BEFORE_DECAY
@@ -346,6 +354,8 @@ def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor
         raise CheckpointError(f"{folder / 'state.json'} must hold a JSON object")
     if missing := sorted(_STATE - state.keys()):
         raise CheckpointError(f"{folder / 'state.json'} lacks {', '.join(missing)}")
+    # not counted by older versions
+    state.setdefault("tokens", state["step"] * state["train"]["batch_tokens"])
     return (
         _read_tensors(folder, "model"),
         _read_tensors(folder, "training"),
