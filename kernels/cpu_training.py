@@ -111,7 +111,8 @@ def _grid_loss(
     if not gradients:
         return total.clone(), count.clone(), h.new_empty(0, rank), torch.empty_like(weight[:0])
     weight_grad = torch.cat([g.view(rank, outputs, -1, patch) for g in weight_grads], 2)
-    weight_grad = weight_grad.permute(2, 0, 3, 1).reshape(weight.shape)
+    # patches of one step make the reshape a view, and the compiler was promised contiguous memory
+    weight_grad = weight_grad.permute(2, 0, 3, 1).reshape(weight.shape).contiguous()
     return total.clone(), count.clone(), torch.cat(row_grads), weight_grad
 
 

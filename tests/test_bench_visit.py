@@ -1,12 +1,14 @@
 """A visit to a GPU machine: deadlines hold, what falls over goes on, nothing is trained on a bad machine."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from bench import verify, visit
-from tinytsm import TinyTSM, checkpoint
+from tinytsm import TinyTSM, checkpoint, train
+from tinytsm.config import TrainConfig, given
 
 # Stands in for the trainer: falls over once, having left a checkpoint, and then must be told to go on.
 _TRAINER = """
@@ -111,9 +113,17 @@ def test_training_waits_for_the_proofs(
     assert (tmp_path / "out" / "visit.json").exists()
 
 
-def test_the_plan_that_ships_is_of_flags_that_the_trainer_has() -> None:
-    from tinytsm import train
+def test_the_plan_that_ships_trains_as_the_makefile_does() -> None:
+    root = Path(visit.__file__).parent.parent
+    recipe = re.search(r"^RECIPE_GPU := (.*)$", (root / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    wanted = given(train.parse(recipe[1].split()), TrainConfig)
+    plan = json.loads((root / "bench" / "visit.json").read_text())
+    shipped = given(train.parse(plan["runs"]["tiny"]), TrainConfig)
+    assert wanted and {name: shipped.get(name) for name in wanted} == wanted
 
+
+def test_the_plan_that_ships_is_of_flags_that_the_trainer_has() -> None:
     plan = json.loads((Path(visit.__file__).parent / "visit.json").read_text())
     for flags in plan["runs"].values():
         train.parse(flags)

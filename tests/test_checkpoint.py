@@ -1,6 +1,8 @@
 """Checkpoints: whole or not at all, and every damage named."""
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tinytsm import TinyTSM, checkpoint, export
 from tinytsm.checkpoint import CheckpointError
-from tinytsm.config import ModelConfig
+from tinytsm.config import QUANTILES, ModelConfig
 from tinytsm.model import Model
 
 SMALL = ModelConfig(
@@ -48,6 +50,36 @@ def test_others_may_read_what_the_mask_allows(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o640}
+
+
+def test_loading_draws_no_weights_to_throw_away(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Model, "init_weights")
+    before = torch.get_rng_state()
+    model = checkpoint.load_model(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.levels.tolist() == pytest.approx(QUANTILES)
+
+
+def test_a_loaded_model_does_not_change_with_its_file(saved: Path) -> None:
+    model, file = checkpoint.load_model(saved), saved / "model.safetensors"
+    before = model.head.clone()
+    size = file.stat().st_size
+    with file.open("r+b") as writing:
+        writing.write(bytes(size))
+    assert torch.equal(model.head, before)
+
+
+def test_a_config_is_strict_json(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, half_life_scale=math.inf)
+    file = checkpoint.save(tmp_path / "model", config, Model(config).state_dict()) / "config.json"
+    # called for what JSON has not
+    json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert checkpoint.load_config(file.parent) == config
+    # as it was written once
+    file.write_text(file.read_text().replace('"inf"', "Infinity"))
+    assert checkpoint.load_config(file.parent) == config
 
 
 def test_half_precision_weights_load(saved: Path) -> None:

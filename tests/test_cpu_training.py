@@ -238,15 +238,20 @@ def test_they_run_where_something_is_learned(rng, monkeypatch):
     assert everything(torch.bfloat16) == []
 
 
-def test_ops_are_registered_as_pytorch_wants_them(rng):
+@pytest.mark.parametrize("patch", [1, 16])
+def test_the_loss_is_registered_as_pytorch_wants_it(rng, patch):
     check = torch.library.opcheck
-    data = grid(rng, rank=8, horizon=2)
+    data = grid(rng, rank=8, horizon=2, patch=patch)
     for gradients in (False, True):
         leaves = [t.clone().requires_grad_(gradients) for t in data[:2]]
         check(torch.ops.tinytsm.grid_loss_cpu.default, (*leaves, *data[2:], gradients))
     total, _, rows, weights = kernel._grid_loss(*data, True)
     backward = torch.ops.tinytsm.grid_loss_cpu_backward.default
     check(backward, (*data[:2], data.offset, rows, weights, torch.ones_like(total)))
+
+
+def test_attention_is_registered_as_pytorch_wants_it():
+    check = torch.library.opcheck
     heads = qkv(2, 16, width=8)
     leaves = [t.clone().requires_grad_() for t in heads]
     # its gradients are rounded, and so not those of finite differences

@@ -21,7 +21,7 @@ def run(tmp_path: Path) -> Path:
     config = TrainConfig(steps=7, batch_tokens=256, seed=5)
     trainer = Trainer(MODEL, config, tmp_path / "run", device=torch.device("cpu"))
     trainer.averaged = Model(MODEL, torch.Generator().manual_seed(9)).state_dict()
-    trainer.clock.step = 3
+    trainer.clock.step, trainer.tokens, trainer.next_batch = 3, 3 * 256, 40
     trainer.save()
     return tmp_path / "run"
 
@@ -46,6 +46,31 @@ def test_a_release_holds_the_averaged_weights(
     assert json.loads(capsys.readouterr().out) == {"out": str(out)} | card
     # a release can be released again
     assert export.main([str(out), str(tmp_path / "again"), "--dtype", dtype]) == 0
+    assert json.loads((tmp_path / "again" / "card.json").read_text()) == card
+
+
+def test_training_goes_on_after_the_items_that_a_card_names(tmp_path: Path, run: Path) -> None:
+    release = tmp_path / "release"
+    export.export(run, release, dtype=torch.bfloat16)
+
+    def first_batch(seed: int) -> int:
+        config = TrainConfig(steps=7, batch_tokens=256, seed=seed)
+        trainer = Trainer(MODEL, config, tmp_path / "new", device=torch.device("cpu"))
+        trainer.init_from(release)
+        return trainer.next_batch
+
+    assert (first_batch(5), first_batch(6)) == (40, 0)
+    card = release / "card.json"
+    content = json.loads(card.read_text())
+    # an older card
+    del content["next_batch"]
+    card.write_text(json.dumps(content))
+    assert first_batch(5) == 0
+    card.write_text("[]")
+    with pytest.raises(checkpoint.CheckpointError, match=r"card.json must hold a JSON object"):
+        first_batch(5)
+    card.unlink()
+    assert first_batch(5) == 0
 
 
 def test_what_cannot_be_released_is_refused(

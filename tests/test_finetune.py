@@ -21,6 +21,22 @@ def untrained() -> TinyTSM:
     return TinyTSM(Model(SMALL, torch.Generator().manual_seed(0)).requires_grad_(False).eval())
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_merged_model_stands_apart(untrained: TinyTSM, lora: bool) -> None:
+    model = copy.deepcopy(untrained.model)
+    if lora:
+        finetune.add_lora(model, 2, torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    plain = finetune.merged(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    after, first = plain.state_dict(), weights(untrained)
+    assert all(torch.equal(after[name], first[name]) for name in first)
+    assert torch.equal(plain.levels, untrained.model.levels)
+
+
 def waves(count: int = 6, steps: int = 160) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     t = np.arange(steps)

@@ -190,6 +190,30 @@ def test_a_frozen_weight_is_cast_once():
     assert len(pickle.dumps(weight)) == len(pickle.dumps(copy.deepcopy(weight)))
 
 
+def test_a_cast_made_in_inference_mode_serves_gradients_later():
+    weight = torch.nn.Parameter(torch.randn(4, 3), requires_grad=False)
+    x = torch.randn(2, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            cast = ops.cast_once(weight)
+        torch.nn.functional.linear(x, ops.cast_once(weight)).sum().backward()
+    assert ops.cast_once(weight) is weight and not cast.is_inference()
+    # the gradient is rounded to bfloat16
+    torch.testing.assert_close(x.grad, cast.float().sum(0).expand(2, 3), rtol=1e-2, atol=2e-2)
+
+
+def test_what_computes_is_said_of_a_device(monkeypatch):
+    def said() -> str:
+        return ops.computed_by(torch.device("cpu"))
+
+    numba_off = bool(numba.config.DISABLE_JIT)
+    assert said() == ("" if numba_off else "Numba kernels and ") + "PyTorch definitions"
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert said() == "PyTorch definitions"
+    monkeypatch.setattr(ops, "_runs_kernels", lambda x: True)
+    assert said() == "Triton kernels"
+
+
 def test_casts_go_with_their_weights():
     before = len(ops._CASTS)
     weight = torch.nn.Parameter(torch.randn(4, 3), requires_grad=False)

@@ -1,6 +1,7 @@
 """The held-out set: its score is what it says, and the trainer writes it down."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -67,6 +68,16 @@ def test_scores_come_as_often_as_asked(tmp_path: Path) -> None:
     trainer.run(None)
     with (tmp_path / "validation.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [1, 2, 3]
+
+
+# whole items of four variates; the presets' contexts, 64 and 128, keep the set that they have been scored on
+@pytest.mark.parametrize(("patches", "tokens"), [(48, 4032), (64, 4096), (128, 4096), (2048, 8192)])
+def test_the_set_fits_any_context(patches: int, tokens: int) -> None:
+    config = dataclasses.replace(MODEL, patch=1, context_patches=patches)
+    held_out = HeldOut(config, device=CPU, block_dtype=torch.float32)
+    assert max(batch.x.numel() for batch in held_out.batches) == tokens
+    scores = held_out.score(Model(config, torch.Generator().manual_seed(0)).state_dict())
+    assert all(math.isfinite(value) for value in scores)
 
 
 def test_the_set_is_the_same_every_time_and_no_run_can_have_it(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ A run keeps its newest checkpoints under `checkpoints/`, and one from before its
 `before_decay/`; its folder may be given wherever a checkpoint is wanted.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tinytsm.config import ModelConfig, from_dict
+from tinytsm.config import ModelConfig, from_dict, to_dict
 from tinytsm.files import usual_permissions
 from tinytsm.model import Model
 
@@ -187,7 +186,7 @@ def save(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
-        content = {"format": FORMAT, "model": dataclasses.asdict(config)}
+        content = {"format": FORMAT, "model": to_dict(config)}
         _write_json(scratch / "config.json", content)
         _write_tensors(scratch, "model", weights, max_shard)
         if training is not None:
@@ -306,10 +305,12 @@ def load_model(path: str | Path) -> Model:
     """
     folder = resolve(path)
     config = load_config(folder)
-    model = Model(config)
+    model = Model.without_weights(config)
     weights = _read_tensors(folder, "model")
     check_weights(model, weights, folder / "model.safetensors")
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    # copied: what was read is the file itself, and would change with it
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+    model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -323,6 +324,15 @@ def is_release(path: str | Path) -> bool:
     """Whether a checkpoint was made without a training state, rather than having lost a part of it."""
     folder = resolve(path)
     return not (folder / "state.json").exists() and not any(folder.glob("training*"))
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """What a release says of where it comes from; empty where it has no card. Raises CheckpointError."""
+    file = folder / "card.json"
+    card = _read_json(file) if file.exists() else {}
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return card
 
 
 def before_decay(run: Path) -> Path:
@@ -346,6 +356,8 @@ def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor
         raise CheckpointError(f"{folder / 'state.json'} must hold a JSON object")
     if missing := sorted(_STATE - state.keys()):
         raise CheckpointError(f"{folder / 'state.json'} lacks {', '.join(missing)}")
+    # not counted by older versions
+    state.setdefault("tokens", state["step"] * state["train"]["batch_tokens"])
     return (
         _read_tensors(folder, "model"),
         _read_tensors(folder, "training"),

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,6 +205,12 @@ def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name in names}
 
 
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass for JSON, which has no infinity: "inf" stands for it. `from_dict` reads both."""
+    values = dataclasses.asdict(settings)
+    return {name: "inf" if value == math.inf else value for name, value in values.items()}
+
+
 def from_dict(config: type, values: Any) -> Any:
     """A settings dataclass from parsed JSON, checked field by field.
 
@@ -215,6 +222,7 @@ def from_dict(config: type, values: Any) -> Any:
             f"{config.__name__} must be a JSON object, got {type(values).__name__}"
         )
     fields = {field.name: field for field in dataclasses.fields(config)}
+    values = {name: math.inf if value == "inf" else value for name, value in values.items()}
     for name, value in values.items():
         if name not in fields:
             raise ValueError(

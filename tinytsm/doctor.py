@@ -49,7 +49,6 @@ def examine() -> dict[str, Any]:
         for i in range(torch.cuda.device_count())
     ]
     device = torch.device("cuda" if devices else "cpu")
-    kernels = bool(devices) and _version("triton") is not None
     return {
         "tinytsm": __version__,
         "python": platform.python_version(),
@@ -62,7 +61,7 @@ def examine() -> dict[str, Any]:
         "devices": devices,
         "trains_on": str(device),
         "blocks_in": str(ops.pick_precision(device)).removeprefix("torch."),
-        "ops": "Triton kernels" if kernels else "PyTorch definitions",
+        "ops": ops.computed_by(device),
         "attention": pick_attention("auto", PRESETS["tiny"], device),
     }
 

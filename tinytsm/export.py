@@ -17,8 +17,10 @@ import torch
 from tinytsm import __version__, checkpoint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# What a card tells of a run's state.
-_CARD = ("step", "seconds", "decay_start", "skipped", "mixture", "precision", "train", "versions")
+# What a card tells of a run's state, or repeats of another card.
+_CARD = (
+    "step", "tokens", "next_batch", "seconds", "decay_start", "skipped", "mixture", "precision", "train", "versions",
+)  # fmt: skip
 
 
 def export(source: str | Path, target: Path, *, dtype: torch.dtype) -> dict[str, Any]:
@@ -38,10 +40,11 @@ def export(source: str | Path, target: Path, *, dtype: torch.dtype) -> dict[str,
         "data": "synthetic series alone, from the generator's mixture and seed named here",
         "licence": "Apache-2.0",
     }
-    if not checkpoint.is_release(folder):
+    if checkpoint.is_release(folder):
+        state = checkpoint.load_card(folder)
+    else:
         _, _, state = checkpoint.load_training(folder)
-        card |= {name: state[name] for name in _CARD if name in state}
-        card["tokens"] = state["step"] * state["train"]["batch_tokens"]
+    card |= {name: state[name] for name in _CARD if name in state}
     checkpoint.save(target, model.config, weights, card=card)
     return card
 

@@ -84,10 +84,10 @@ def add_lora(model: Model, rank: int, generator: torch.Generator) -> None:
 @torch.no_grad()
 def merged(model: Model) -> Model:
     """A plain model whose matrices hold the low-rank additions: frozen, in evaluation mode, apart from the original."""
-    plain = Model(model.config)
+    plain = Model.without_weights(model.config, model.levels.device)
     # by attribute, not by state: a matrix with an addition is computed when it is read
-    weights = {name: attrgetter(name)(model) for name, _ in plain.named_parameters()}
-    plain.load_state_dict(weights)
+    weights = {name: attrgetter(name)(model).detach().clone() for name in plain.state_dict()}
+    plain.load_state_dict(weights, assign=True)
     plain.block_dtype = model.block_dtype
     return plain.requires_grad_(False).eval()
 

@@ -6,7 +6,7 @@ non-crossing quantiles of the next K patches at once. Letters as in `tinytsm.ker
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +140,20 @@ class Model(nn.Module):
         self.head = nn.Parameter(torch.empty(config.horizon_patches, config.head_rank, outputs))
         self.levels: Tensor
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
-        self.init_weights(generator)
+        # on meta there is nothing to draw, and torch would import its compiler to say so: a second
+        if not self.head.is_meta:
+            self.init_weights(generator)
+
+    @classmethod
+    def without_weights(cls, config: ModelConfig, device: torch.device | None = None) -> Self:
+        """A model that is given its weights by `load_state_dict(..., assign=True)`; device: where they will lie.
+
+        None are drawn: that takes longer than reading them, and would move torch's global generator.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        model.levels = torch.tensor(QUANTILES, device=device)
+        return model
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None) -> None:

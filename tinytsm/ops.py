@@ -46,6 +46,7 @@ __all__ = [
     "cast_once",
     "causal_attention",
     "choose_attention",
+    "computed_by",
     "dart_patch_embed",
     "feature_attention",
     "grid_loss",
@@ -96,6 +97,16 @@ def _trains_numba(x: Tensor) -> bool:
     from tinytsm.kernels import cpu_training
 
     return cpu_training.supports_attention(x)
+
+
+def computed_by(device: torch.device) -> str:
+    """What computes the ops on a device, in words."""
+    x = torch.empty(0, 2, device=device)
+    if _runs_kernels(x):
+        return "Triton kernels"
+    with torch.no_grad():
+        numba = _runs_numba(x)
+    return "Numba kernels and PyTorch definitions" if numba else "PyTorch definitions"
 
 
 def dart_patch_embed(
@@ -198,7 +209,8 @@ def cast_once(weight: Tensor) -> Tensor:
     dtype = torch.get_autocast_dtype(device)
     # where it lies changes where it is replaced, its version where it is written
     state = dtype, weight.data_ptr(), weight._version
-    with _CASTS_LOCK:
+    # what inference mode makes is refused wherever gradients are wanted later
+    with _CASTS_LOCK, torch.inference_mode(False):
         kept = _CASTS.get(weight)
         if kept is None or kept[0] != state:
             kept = _CASTS[weight] = state, weight.detach().to(dtype)

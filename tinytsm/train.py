@@ -29,7 +29,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from tinytsm import checkpoint, data
-from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given
+from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given, to_dict
 from tinytsm.data import BATCHES_VERSION, GeneratorError
 from tinytsm.trainer import (
     Trainer,
@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     start.add_argument(
         "--init-from", type=Path, metavar="PATH",
-        help="start from another run's or release's weights: fresh optimizer and clock, next generator items",
+        help="start from another run's or release's weights: fresh optimizer and clock, the items after those that it is known to have seen",
     )  # fmt: skip
     parser.add_argument(
         "--new-mixture", action="store_true",
@@ -89,6 +89,11 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
     found = checkpoint.newest(out)
     if found is not None and not args.resume:
         raise ValueError(f"{out} holds a run already: --resume it, or give another --out")
+    if found is None and (out / checkpoint.BEFORE_DECAY).exists():
+        # --branch-from would take it for the new run's
+        raise ValueError(
+            f"{out} holds a run already, of which {checkpoint.BEFORE_DECAY}/ alone is left: remove that, or give another --out"
+        )
     if found is None and args.resume:
         raise ValueError(f"nothing to resume in {out}: it has no checkpoints")
     if args.branch_from is not None:
@@ -109,7 +114,13 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
             f"{found} was trained on mixture {state['mixture']}, the generator is now at {BATCHES_VERSION}: "
             "the series would change mid-run; give --new-mixture to go on all the same"
         )
-    train = dataclasses.replace(from_dict(TrainConfig, state["train"]), **given(args, TrainConfig))
+    stored = from_dict(TrainConfig, state["train"])
+    train = dataclasses.replace(stored, **given(args, TrainConfig))
+    if train.optimizer != stored.optimizer:
+        raise ValueError(
+            f"a run that goes on keeps its optimizer, {stored.optimizer}, got {train.optimizer}: drop --optimizer, or "
+            "take the weights alone with --init-from"
+        )
     return model, train, found
 
 
@@ -152,17 +163,24 @@ def main(argv: list[str] | None = None) -> int:
     except (TrainingError, GeneratorError) as error:
         print(f"tinytsm.train: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        _fell_over(f"cannot write the run ({error})", out)
+        return 1
     except torch.AcceleratorError as error:
         first_line = str(error).partition("\n")[0]
-        print(
-            f"tinytsm.train: error: the device failed ({first_line}); go on from the last checkpoint with: "
-            f"python -m tinytsm.train --resume --out {out}",
-            file=sys.stderr,
-        )
+        _fell_over(f"the device failed ({first_line})", out)
         return _DEVICE_FAILED
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _fell_over(what: str, out: Path) -> None:
+    print(
+        f"tinytsm.train: error: {what}; go on from the last checkpoint with: "
+        f"python -m tinytsm.train --resume --out {out}",
+        file=sys.stderr,
+    )
 
 
 def _uncounted(args: argparse.Namespace) -> str:
@@ -180,8 +198,8 @@ def _train(trainer: Trainer, args: argparse.Namespace, began: float) -> int:
         f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}, {attention}",
         file=sys.stderr,
     )
-    say(json.dumps(dataclasses.asdict(trainer.plan.model)), file=sys.stderr)
-    settings = dataclasses.asdict(config)
+    say(json.dumps(to_dict(trainer.plan.model)), file=sys.stderr)
+    settings = to_dict(config)
     if args.end_in is not None:
         settings["max_seconds"] = f"until {args.end_in:g} s after the start"
     say(json.dumps(settings), file=sys.stderr)
@@ -222,8 +240,10 @@ def _train(trainer: Trainer, args: argparse.Namespace, began: float) -> int:
             bar.close()
         for s, handler in before.items():
             signal.signal(s, handler)
-    if first:
-        _finish(trainer, outcome, parameters)
+    if not first:
+        # torchrun takes any other code for a failure and ends the first process, which still saves
+        return 0
+    _finish(trainer, outcome, parameters)
     if outcome == "stopped":
         return 128 + (trainer.stop_signal or signal.SIGTERM)
     return _GO_ON if outcome == "paused" else 0
@@ -246,7 +266,7 @@ def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
         "outcome": outcome,
         "out": str(out),
         "step": trainer.clock.step,
-        "tokens": trainer.clock.step * trainer.config.batch_tokens,
+        "tokens": trainer.tokens,
         "seconds": round(trainer.clock.seconds, 1),
         "compile_seconds": round(trainer.compile_seconds, 1),
         "decay_start": trainer.clock.decay_start,

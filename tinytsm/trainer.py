@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinytsm import checkpoint, ops
-from tinytsm.config import HELD_OUT_SEED, TOKEN_MULTIPLE, ModelConfig, TrainConfig
+from tinytsm.config import HELD_OUT_SEED, TOKEN_MULTIPLE, ModelConfig, TrainConfig, to_dict
 from tinytsm.data import BATCHES_VERSION, Batch, Bucket, Feeder, Plan
 from tinytsm.graphs import Recorder
 from tinytsm.model import Model
@@ -126,8 +126,9 @@ class Trainer:
         self.averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimizer = Optimizer(self.model, config)
         self.clock = Clock(config)
-        self.next_batch = 0
-        self.skipped = 0
+        self.next_batch = self.tokens = self.skipped = 0
+        # loss, gradient norm and batch of the steps since the last review
+        self._pending: list[tuple[Tensor, Tensor, int]] = []
         self.stop_signal: int | None = None
         self.model.block_dtype = ops.pick_precision(device)
         self.model.attention = config.attention
@@ -167,6 +168,7 @@ class Trainer:
         lr = self.clock.learning_rate()
         self.optimizer.step(lr)
         self.clock.step += 1
+        self.tokens += self.config.batch_tokens
         self.next_batch = batch.number + 1
         keep = min(self.config.ema, (1 + self.clock.step) / (10 + self.clock.step))
         with torch.no_grad():
@@ -189,26 +191,29 @@ class Trainer:
             self.forward_backward(_blank_batch(bucket, self.plan, self.device))
         self.model.zero_grad(set_to_none=True)
 
-    def save(self) -> Path:
-        """Write a checkpoint of the current step into the run; on one process."""
+    def save(self) -> bool:
+        """Write a checkpoint of the current step into the run, on one process; False and none if its weights diverged."""
+        # no run can go on from what is not finite, and it would take the place of a checkpoint that one can
+        if not torch.nn.utils.get_total_norm(list(self.averaged.values())).isfinite():
+            return False
         contents = self._contents()
-        return checkpoint.save_step(
-            self.out, self.clock.step, self.plan.model, self.averaged, **contents
-        )
+        checkpoint.save_step(self.out, self.clock.step, self.plan.model, self.averaged, **contents)
+        return True
 
     def _contents(self) -> dict[str, Any]:
         """What a checkpoint holds beside the averaged weights."""
         raw = {f"weight.{k}": v for k, v in self.model.state_dict().items()}
         state = {
             "step": self.clock.step,
+            "tokens": self.tokens,
             "next_batch": self.next_batch,
             "seconds": self.clock.seconds,
             "decay_start": self.clock.decay_start,
-            "skipped": self.skipped,
+            "skipped": self.skipped + sum(not norm.isfinite() for _, norm, _ in self._pending),
             "mixture": BATCHES_VERSION,
             "precision": str(self.model.block_dtype).removeprefix("torch."),
             "attention": self.attention,
-            "train": dataclasses.asdict(self.config),
+            "train": to_dict(self.config),
             "versions": checkpoint.fingerprint(),
         }
         return {"training": raw | self.optimizer.state(), "state": state}
@@ -230,18 +235,20 @@ class Trainer:
         self.clock = Clock(self.config, step=state["step"], seconds=state["seconds"])
         self.clock.decay_start = state["decay_start"]
         self.next_batch, self.skipped = state["next_batch"], state["skipped"]
+        self.tokens = state["tokens"]
 
     def init_from(self, folder: Path) -> None:
         """Take another run's weights and go on after the items that it has seen; optimizer and clock are fresh."""
         if checkpoint.is_release(folder):
-            weights = checkpoint.load_model(folder).state_dict()
-            self._load_weights(weights, weights, folder)
-            return
-        averaged, training, state = checkpoint.load_training(folder)
-        raw = _raw_weights(training)
+            averaged = raw = checkpoint.load_model(folder).state_dict()
+            seen = checkpoint.load_card(folder)
+        else:
+            averaged, training, seen = checkpoint.load_training(folder)
+            raw = _raw_weights(training)
         self._load_weights(averaged, raw, folder)
-        if state["train"].get("seed") == self.config.seed:
-            self.next_batch = state["next_batch"]
+        if seen.get("train", {}).get("seed") == self.config.seed:
+            # older cards do not say
+            self.next_batch = seen.get("next_batch", 0)
 
     def end_at(self, moment: float) -> None:
         """Let the run's time box end at this moment on `time.perf_counter`'s clock."""
@@ -265,7 +272,6 @@ class Trainer:
         config = self.config
         last_saved = last_logged = last_scored = time.perf_counter()
         last_wait, bad_in_a_row = 0.0, 0
-        pending: list[tuple[Tensor, Tensor, int]] = []
         lr = 0.0
         feeder = Feeder(
             self.plan,
@@ -277,24 +283,27 @@ class Trainer:
         with feeder:
             outcome = "complete"
             while self.clock.progress < 1:
-                if self.world.rank == 0 and self.clock.decays and self.clock.decay_start is None:
+                decay_begins = self.clock.decays and self.clock.decay_start is None
+                # as a step too: what is kept for other runs never stands alone
+                if decay_begins and self.world.rank == 0 and self.save():
                     # a later run can go on from here as if this one had been longer
                     kept = self.out / checkpoint.BEFORE_DECAY
                     checkpoint.save(kept, self.plan.model, self.averaged, **self._contents())
                 batch = next(feeder)
                 loss, norm, lr = self.step(batch)
-                pending.append((loss, norm, batch.number))
-                stop = self._agree(until)
+                self._pending.append((loss, norm, batch.number))
+                # who is asked to stop at the last step is done
+                stop = self._agree(until) and self.clock.progress < 1
                 done = stop or self.clock.progress >= 1
                 if self.clock.step % config.log_steps == 0 or done:
-                    bad_in_a_row = self._review(pending, bad_in_a_row, batch, progress)
+                    bad_in_a_row = self._review(bad_in_a_row, batch, progress)
                     now = time.perf_counter()
-                    rate = len(pending) * config.batch_tokens / (now - last_logged)
+                    rate = len(self._pending) * config.batch_tokens / (now - last_logged)
                     wait = (feeder.wait_seconds - last_wait) / (now - last_logged)
-                    losses = [x for x in (float(p[0]) for p in pending) if math.isfinite(x)]
+                    losses = [x for x in (float(p[0]) for p in self._pending) if math.isfinite(x)]
                     row = {
                         "step": self.clock.step,
-                        "tokens": self.clock.step * config.batch_tokens,
+                        "tokens": self.tokens,
                         "seconds": round(self.clock.seconds, 3),
                         "loss": sum(losses) / max(1, len(losses)),
                         "lr": lr,
@@ -308,12 +317,12 @@ class Trainer:
                     if progress is not None:
                         _show(progress, self.clock, row)
                     last_logged, last_wait = now, feeder.wait_seconds
-                    pending.clear()
+                    self._pending.clear()
                 if self.world.rank == 0 and time.perf_counter() - last_saved > config.save_seconds:
                     self.save()
                     last_saved = time.perf_counter()
                 if score_log is not None and config.eval_seconds:
-                    over = not stop and self.clock.progress >= 1
+                    over = self.clock.progress >= 1
                     if over:
                         # scoring takes seconds in which a machine may be lost
                         self.save()
@@ -323,8 +332,10 @@ class Trainer:
                 if stop:
                     outcome = "stopped" if self.stop_signal is not None else "paused"
                     break
-        if self.world.rank == 0:
-            self.save()
+        if self.world.rank == 0 and not self.save():
+            raise TrainingError(
+                f"the weights are not finite and were not saved; {self._way_back()}"
+            )
         return outcome
 
     def _score(self, log: "_Log") -> None:
@@ -352,11 +363,9 @@ class Trainer:
         self.clock.seconds = seconds
         return told
 
-    def _review(
-        self, pending: list[tuple[Tensor, Tensor, int]], bad: int, batch: Batch, progress: Any
-    ) -> int:
+    def _review(self, bad: int, batch: Batch, progress: Any) -> int:
         """Count skipped steps, say what caused the latest, and stop the run if they persist."""
-        for _, norm, number in pending:
+        for _, norm, number in self._pending:
             if norm.isfinite():
                 bad = 0
                 continue
@@ -368,9 +377,12 @@ class Trainer:
         if bad >= _PATIENCE:
             raise TrainingError(
                 f"the last {bad} steps had a loss or gradient that is not finite (the last was batch "
-                f"{batch.number}); lower --lr (it is {self.config.lr}) and resume from the last checkpoint"
+                f"{batch.number}); {self._way_back()}"
             )
         return bad
+
+    def _way_back(self) -> str:
+        return f"lower --lr (it is {self.config.lr}) and resume from the last checkpoint"
 
 
 def _raw_weights(training: dict[str, Tensor]) -> dict[str, Tensor]:

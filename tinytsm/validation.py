@@ -13,7 +13,7 @@ from tinytsm.config import HELD_OUT_SEED, ModelConfig, TrainConfig
 from tinytsm.data import Batch, Plan
 from tinytsm.model import Model
 
-# Tokens of a batch of the set, and how many of them.
+# Tokens of a batch of the set, about, and how many batches.
 _TOKENS, _BATCHES = 4096, 8
 # A series' largest share in the score, so that one runaway does not own it.
 _MOST = 5.0
@@ -47,7 +47,10 @@ class HeldOut:
     """The set, and an uncompiled model of its own to score weights with."""
 
     def __init__(self, config: ModelConfig, *, device: torch.device, block_dtype: torch.dtype):
-        plan = Plan(config, TrainConfig(seed=HELD_OUT_SEED, mask_share=0.0, batch_tokens=_TOKENS))
+        # whole items of every number of variates
+        item = 4 * config.context_patches
+        tokens = item * max(1, _TOKENS // item)
+        plan = Plan(config, TrainConfig(seed=HELD_OUT_SEED, mask_share=0.0, batch_tokens=tokens))
         self.batches: list[Batch] = []
         for number in range(_BATCHES):
             bucket = plan.bucket(number)
@@ -56,14 +59,14 @@ class HeldOut:
             tensors = (*plan.views(buffer, bucket), plan.offsets(number))
             x, target, resolution, offset = (t.to(device) for t in tensors)
             self.batches.append(Batch(x, target, resolution, offset, bucket.variates, number))
-        self._model = Model(config).to(device).requires_grad_(False)
+        self._model = Model.without_weights(config, device).requires_grad_(False)
         self._model.block_dtype = block_dtype
 
     @torch.no_grad()
     def score(self, weights: dict[str, Tensor]) -> Scores:
         """Loss and score of a model with these weights."""
         model = self._model
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
         totals, counts, ratios = [], [], []
         for batch in self.batches:
             tokens = model(batch.x, batch.resolution, batch.variates)
