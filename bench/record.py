@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tinytsm import files
+from tinytsm import device, files
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -36,17 +36,14 @@ def default_folder() -> Path:
 def pick_device(name: str = "auto") -> torch.device:
     """The GPU where there is one, else the CPU; TINYTSM_BENCH_DEVICE stands for `auto`.
 
-    Raises ValueError where cuda is asked for and not there.
+    Raises ValueError for one that is not there.
     """
     name = os.environ.get("TINYTSM_BENCH_DEVICE", "auto") if name == "auto" else name
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    name = found if name == "auto" else name
-    if name not in ("cpu", found):
-        raise ValueError(f"device must be auto, cpu or a cuda that is there, got {name!r}")
-    if name == "cuda":
+    found = device.pick_device(name)
+    if found.type == "cuda":
         # as the trainer sets it: embedding and head multiply in TensorFloat-32
         torch.set_float32_matmul_precision("high")
-    return torch.device(name)
+    return found
 
 
 def _processor() -> str:

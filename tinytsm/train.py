@@ -36,7 +36,7 @@ from tinytsm.trainer import (
     TrainingError,
     World,
     find_compiler,
-    pick_device,
+    own_device,
     use_huge_pages,
 )
 
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.end_in is not None and not 0 < args.end_in < math.inf:
             raise ValueError(f"--end-in must be a positive number of seconds, got {args.end_in}")
         model_config, config, found = settle(args, out)
-        device = pick_device(config.device)
+        device = own_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
         first = os.environ.get("RANK", "0") == "0"

@@ -18,6 +18,7 @@ from torch import Tensor
 from tinytsm import checkpoint, ops
 from tinytsm.config import HELD_OUT_SEED, TOKEN_MULTIPLE, ModelConfig, TrainConfig, to_dict
 from tinytsm.data import BATCHES_VERSION, Batch, Bucket, Feeder, Plan
+from tinytsm.device import pick_device
 from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
@@ -437,19 +438,14 @@ def _blank_batch(bucket: Bucket, plan: Plan, device: torch.device) -> Batch:
     )
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one; a process started by torchrun takes its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(
-                "device cuda was asked for, but torch sees no CUDA device; use --device cpu"
-            )
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+def own_device(name: str) -> torch.device:
+    """The device of a name, as `device.pick_device`; a process started by torchrun takes a GPU of its own."""
+    device = pick_device(name)
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        return device
-    return torch.device(name)
+    return device
 
 
 def use_huge_pages() -> None:
