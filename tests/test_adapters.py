@@ -68,10 +68,13 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: f.drop(columns="id"), "future_df has no column 'id'; it has: timestamp, price"),
+        (
+            lambda f: f.drop(columns="id"),
+            r"future_df \(--future\) has no column 'id'; it has: timestamp, price",
+        ),
         (
             lambda f: f.assign(target=1.0),
-            "column 'target' has another role and cannot be a covariate too; leave it out of future_df",
+            "column 'target' is the target and cannot be a covariate too",
         ),
         (
             lambda f: f.iloc[:-1],
@@ -81,8 +84,8 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
             lambda f: f.assign(timestamp=f["timestamp"] + pd.Timedelta(days=1)),
             "the 5 steps from 2024-03-01 .* for series 'a', got 5 rows; .* 2024-03-02 .* of 2024-03-01",
         ),
-        (lambda f: f.iloc[:0], "future_df has no rows; give the steps to come of each series"),
-        (lambda f: f.assign(timestamp=None), "future_df, row 0, column 'timestamp': time stamp is"),
+        (lambda f: f.iloc[:0], "has no rows; give the steps to come of each series"),
+        (lambda f: f.assign(timestamp=None), "row 0, column 'timestamp': time stamp is"),
     ],
 )
 def test_mistakes_in_future_df_are_found(
@@ -117,10 +120,36 @@ def test_what_the_history_does_not_have_is_not_used(miniature: TinyTSM) -> None:
     df, future = panel(), future_of(panel(), 5)
     plain = miniature.predict_df(df, id_column="id", prediction_length=5)
     future = future.rename(columns={"price": "weather"})
-    with pytest.warns(DataWarning, match="history does not have .*: weather") as caught:
+    with pytest.warns(DataWarning) as caught:
         given = miniature.predict_df(df, id_column="id", prediction_length=5, future_df=future)
-    assert Path(caught[0].filename).name == Path(__file__).name
+    assert [str(one.message) for one in caught] == [
+        "columns that the history does not have are not used: weather",
+        "the future has no column of the history but ids and time stamps",
+    ]
     pd.testing.assert_frame_equal(plain, given)
+
+
+@pytest.mark.parametrize(
+    "call", ["predict_df", "backtest", "impute", "anomaly_scores", "forecast", "cross_validation"]
+)
+def test_a_warning_points_at_the_callers_line(miniature: TinyTSM, call: str) -> None:
+    from tinytsm.adapters.nixtla import NixtlaForecaster
+
+    df = panel(ids=("a",))
+    # one time stamp between two steps
+    df["timestamp"] = df["timestamp"].mask(df.index == 5, df["timestamp"] + pd.Timedelta(hours=3))
+    arguments: dict[str, Any] = {"id_column": "id"}
+    forecaster: Any = miniature
+    if call in ("forecast", "cross_validation"):
+        forecaster = NixtlaForecaster(miniature)
+        arguments = {"h": 3, "id_col": "id", "time_col": "timestamp", "target_col": "target"}
+    elif call == "predict_df":
+        arguments["prediction_length"] = 3
+    elif call == "backtest":
+        arguments["horizon"] = 3
+    with pytest.warns(DataWarning, match="1 of 60 time stamps lie between steps") as caught:
+        getattr(forecaster, call)(df, **arguments)
+    assert Path(caught[0].filename).name == Path(__file__).name
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["both so", "dates in future_df"])

@@ -105,9 +105,9 @@ def test_covariates(place: Path, capsys: pytest.CaptureFixture[str], miniature: 
     for flag, message in (
         (
             "--covariate=wind",
-            "covariate 'wind' is no column; the table has: date, north, south, day",
+            "column 'wind' for the covariates is missing; the table has: date, north, south, day",
         ),
-        ("--covariate=north", "column 'north' has another role and cannot be a covariate too"),
+        ("--covariate=north", "column 'north' is the target and cannot be a covariate too"),
     ):
         assert cli.main(["backtest", *flags, flag]) == 2
         assert message in capsys.readouterr().err

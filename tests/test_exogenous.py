@@ -64,6 +64,31 @@ def test_effects_bend_at_the_knots(rng: np.random.Generator) -> None:
     assert np.std(load - straight) > 0.3 * np.std(load)
 
 
+def test_a_common_trend_is_no_effect(rng: np.random.Generator) -> None:
+    t = np.arange(400.0)
+    regressors = _regressors((t + rng.normal(size=400))[:, None])
+    for lag in (1, 7, 24):
+        effect = regressors @ _coefficients(0.5 * t + rng.normal(size=400), regressors, lag)
+        # of the trend, by which both rise
+        assert np.ptp(effect) < 0.2 * 0.5 * np.ptp(t)
+
+
+def test_a_series_that_ended_long_ago(miniature: TinyTSM, rng: np.random.Generator) -> None:
+    tail = miniature.context_length // 2
+    values, known = rng.normal(size=50), rng.normal(size=50 + 9 * tail)
+    coming = rng.normal(size=5)
+    # a missing end counts as no longer than this
+    ended, longer = (np.concatenate((values, np.full(n * tail, np.nan))) for n in (1, 9))
+    near = np.concatenate((known[: 50 + tail], coming))
+    far = np.concatenate((known, coming))
+    for one, other in zip(
+        miniature.predict_with_covariates([ended], [near], 5),
+        miniature.predict_with_covariates([longer], [far], 5),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_what_does_not_vary_is_no_regressor() -> None:
     known = np.full((50, 4), np.nan)
     known[:, 1] = 3.0

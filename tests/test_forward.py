@@ -219,3 +219,33 @@ def test_more_is_read_than_a_missing_end_hides(rng: np.random.Generator) -> None
     series[-300:] = np.nan
     quantiles, _ = forecaster.predict_quantiles([series], 900, effort="fast")
     assert ((torch.as_tensor(quantiles) - 500).abs() < 100).all()
+
+
+def test_a_thread_that_cannot_start_is_an_error_and_no_hang() -> None:
+    code = """
+import threading
+import torch
+from tinytsm import forward
+
+torch.set_num_threads(3)
+start, started = threading.Thread.start, []
+
+def limited(thread):
+    if len(started) == 3:
+        raise RuntimeError("can't start new thread")
+    started.append(thread)
+    start(thread)
+
+threading.Thread.start = limited
+try:
+    forward._pool(3)
+except RuntimeError as error:
+    print(error)
+threading.Thread.start = start
+print(len(list(forward._side_by_side(torch.device("cpu"), list, [[1], [2]]))), torch.get_num_threads())
+"""
+    # workers that waited for the missing one would keep the process for ever
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines() == ["can't start new thread", "2 3"]

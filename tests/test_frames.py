@@ -402,8 +402,12 @@ def test_covariates_lie_on_the_grid_and_texts_are_kinds() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"price": ["a", 1, 2]}, "line 1, column 'price': 'a' is not a number|'price': 'a' is not"),
-        ({"price": [np.inf, 1, 2]}, "column 'price': the value is infinite"),
+        (
+            {"price": ["a", 1, 2]},
+            r"'price' of future_df \(--future\): row 0, .* 'a' is not a number",
+        ),
+        ({"price": [np.inf, 1, 2]}, "of future_df .* column 'price': the value is infinite"),
+        ({"y": [1.0, np.nan, 2]}, "column 'y' is the target and cannot be a covariate too"),
         (
             {"step": [3, 4, 6]},
             "the 3 steps from 3 to 5 .* the first that differs is 6 instead of 5",
@@ -418,6 +422,45 @@ def test_a_future_that_cannot_be_used_is_named(spoil: dict, message: str) -> Non
             Naive(), df, prediction_length=3, id_column=None, timestamp_column="step", target="y",
             future_df=future,
         )  # fmt: skip
+
+
+def read(df: pd.DataFrame, future: pd.DataFrame, horizon: int, **named: Any) -> Any:
+    roles: dict[str, Any] = dict.fromkeys(("id_column", "timestamp_column", "target", "freq"))
+    return frames.read_frame(df, **roles | named, future_df=future, horizon=horizon)
+
+
+def test_what_a_future_may_hold_beside_covariates() -> None:
+    # as competitions give it: row numbers, and the target's column, empty
+    days = pd.date_range("2024-01-01", periods=12)
+    df = pd.DataFrame({"id": range(12), "date": days, "sold": 2.0, "temp": np.arange(12) % 5})
+    train, test = df[:9], df[9:].assign(sold=np.nan)
+    series, layout, notes = read(train, test, 3)
+    assert (layout.targets, layout.covariates) == (("sold",), ("temp",))
+    assert series[0].known.shape == (12, 1)
+    assert notes == ["column 'id' differs in every row: row numbers, left out", "frequency D"]
+    _, layout, _ = read(train, test, 3, target="sold")
+    assert (layout.id_column, layout.covariates) == (None, ("temp",))
+
+
+def test_a_text_that_repeats_at_every_stamp_is_no_id() -> None:
+    days = np.repeat(pd.date_range("2024-01-01", periods=8), 3)
+    promo = ["yes"] * 15 + ["no"] * 9
+    df = pd.DataFrame({"shop": list("xyz") * 8, "promo": promo, "date": days, "sold": 1.0})
+    series, layout, notes = read(df[:18], df[18:].drop(columns="sold"), 2)
+    assert layout.id_column == "shop" and layout.covariates == ("promo",) and len(series) == 3
+    assert not any("promo" in note for note in notes)
+    numbered = df.assign(shop=df["shop"].map({"x": 1, "y": 2, "z": 3}))
+    with pytest.raises(
+        InputError, match="is there twice; .*, or name the ids' column with --id-col"
+    ):
+        read(numbered[:18], numbered[18:].drop(columns="sold"), 2, target="sold")
+
+
+def test_ids_of_another_kind_are_named() -> None:
+    df = pd.DataFrame({"shop": ["01"] * 5, "step": range(5), "y": 1.0, "x": range(5)})
+    future = pd.DataFrame({"shop": [1, 1], "step": [5, 6], "x": [1, 2]})
+    with pytest.raises(InputError, match="has no row of series '01'; its ids are 1"):
+        read(df, future, 2, id_column="shop", timestamp_column="step", target="y")
 
 
 def test_a_name_is_no_covariate() -> None:

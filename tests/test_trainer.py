@@ -141,3 +141,14 @@ def test_infinite_settings_come_back_from_a_checkpoint(tmp_path: Path) -> None:
     _, config, _ = train.settle(train.parse(["--resume"]), tmp_path)
     assert config == trainer.config == TrainConfig(**SMALL, max_seconds=math.inf)
     assert Trainer(MODEL, config, tmp_path, device=trainer.device).clock.progress == 0
+
+
+def test_a_run_is_whole_where_its_picture_cannot_be_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loss.png").mkdir()
+    flags = [*FLAGS, "--steps", "1", "--out", str(tmp_path)]
+    assert train.main(flags) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["outcome"] == "complete"
+    assert "no loss curve drawn: " in err

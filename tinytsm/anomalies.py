@@ -7,8 +7,8 @@ was forecast for it (our definition):
     probability = 2 (1 - Phi(|z|)), that a value lies at least so far out, on either side
 
 Between the forecast levels z is linear in the value. Beyond the outermost it goes on as a normal's tail would, at the
-pace of the last gap or of the whole 80 % band, whichever is slower: one narrow gap must not make an outlier. A value on the forecast median has z = 0; one inside the central 80 % has |z| < 1.28.
-Scores are causal: what comes later changes none of them.
+pace of the last gap or of the whole 80 % band, whichever is slower: one narrow gap must not make an outlier. A value on
+the forecast median has z = 0; one inside the central 80 % has |z| < 1.28. Scores are causal: what comes later changes none of them.
 """
 
 import math

@@ -78,9 +78,10 @@ def backtest(
 
     windows: origins per series, at most; as many as leave a step of history. step: steps between origins (None: the
     horizon, so that windows do not overlap). season: steps of the season of MASE and seasonal naive (None: the usual
-    one of the frequency, `season_of`). context_length: forecast from only so many newest steps before an origin (None: all); MASE's
-    unit and seasonal naive have all of them. covariates: columns of the frame that every forecast knows, those of its own
-    steps too, as with `predict_df`'s future_df. Raises InputError, a ValueError, where a series leaves no window.
+    one of the frequency, `season_of`). context_length: forecast from only so many newest steps before an origin (None:
+    all); MASE's unit and seasonal naive have all of them. covariates: columns of the frame that every forecast knows,
+    those of its own steps too, as with `predict_df`'s future_df. Raises InputError, a ValueError, where a series leaves
+    no window.
     """
     series, layout = split(
         data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq,

@@ -29,6 +29,7 @@ class Layout:
     id_column: str | None
     timestamp_column: str | None
     targets: tuple[str, ...]
+    covariates: tuple[str, ...] = ()
 
     @property
     def id_name(self) -> str:
@@ -47,9 +48,11 @@ def infer_layout(
     id_column: str | None = None,
     timestamp_column: str | None = None,
     target: str | Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
 ) -> tuple[Layout, list[str]]:
     """Find the columns that were not named; returns the layout and notes on what was guessed.
 
+    covariates: columns that are no targets; those that turn out to be ids, stamps or row numbers are no covariates either.
     Raises InputError where a named column is absent, a name is there twice or no number column is left.
     """
     if df.columns.has_duplicates:
@@ -61,6 +64,7 @@ def infer_layout(
         (id_column, "ids"),
         (timestamp_column, "time stamps"),
         *((t, "target") for t in targets),
+        *((c, "covariates") for c in covariates),
     ):
         if column is not None and column not in df.columns:
             known = ", ".join(map(str, df.columns[:20]))
@@ -80,14 +84,29 @@ def infer_layout(
     if id_column is None:
         id_column = _find_ids(df, free, timestamp_column, notes)
         free = [c for c in free if c != id_column]
+    covariates = tuple(c for c in covariates if c in free or c in targets)
+    if both := [c for c in covariates if c in targets]:
+        raise InputError(f"column {both[0]!r} is the target and cannot be a covariate too")
     if not targets:
-        targets = _find_targets(df, free, id_column, notes)
+        left = [c for c in free if c not in covariates]
+        if covariates and not left:
+            raise InputError(
+                f"no column is left to forecast: {', '.join(map(str, covariates))} are covariates; leave the target out "
+                "of them"
+            )
+        targets = _find_targets(df, left, id_column, notes)
     for column in (id_column, timestamp_column):
         if column in _RESULTS:
             raise InputError(
                 f"column {column!r} would meet one of that name in the result; rename it"
             )
-    return Layout(id_column=id_column, timestamp_column=timestamp_column, targets=targets), notes
+    layout = Layout(
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        targets=targets,
+        covariates=covariates,
+    )
+    return layout, notes
 
 
 def levels_as_columns(
@@ -137,7 +156,7 @@ def _find_ids(
 ) -> str | None:
     named = _named(free, ID_NAMES)
     if named is not None:
-        if df[named].nunique() < max(len(df), 2) or len(free) == 1 or is_text(df[named]):
+        if df[named].nunique() < max(len(df), 2) or is_text(df[named]):
             return named
         notes.append(Doubt(f"column {str(named)!r} differs in every row: row numbers, left out"))
         free.remove(named)
@@ -145,7 +164,9 @@ def _find_ids(
         return None
     texts = [c for c in free if is_text(df[c]) and not looks_like_dates(df[c])]
     clocks = [c for c in texts if looks_like_clock(df[c])]
-    texts = [c for c in texts if c not in clocks]
+    # a series has each time stamp once, but for a mistake or two: a column where most are there again names something else
+    stamps = timestamp_column
+    texts = [c for c in texts if c not in clocks and df.duplicated([c, stamps]).mean() < 0.5]
     if not texts and clocks:
         raise InputError(
             f"time stamps repeat and column {str(clocks[0])!r} holds times of day; join the two to one column such as "

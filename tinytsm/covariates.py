@@ -20,56 +20,34 @@ from tinytsm.timeline import parse_stamps
 if TYPE_CHECKING:
     from tinytsm.frames import Series
 
+# What holds them, as a caller from Python knows it and as the command's flag.
+FUTURE = "future_df (--future)"
 # Each text of a column is a covariate of its own; with more it is a name or a remark.
 _MOST_TEXTS = 50
 
 
-def shared_columns(
-    future: pd.DataFrame, df: pd.DataFrame, layout: Layout
-) -> tuple[tuple[str, ...], list[str]]:
-    """The covariates, columns that the future and the history both have, and those of the future alone: nothing tells what
-    they do. Ids and stamps aside.
+def shared_columns(future: pd.DataFrame, df: pd.DataFrame) -> tuple[tuple[str, ...], list[str]]:
+    """Columns that the future and the history both have, and those of the future alone: nothing tells what they do.
 
-    Raises InputError where the ids or the stamps are missing, and for a future without rows.
+    A column of the future that holds nothing, as that of the target may, is none. Raises InputError where it has no rows.
     """
-    roles = [c for c in (layout.id_column, layout.timestamp_column) if c is not None]
-    for column in roles:
-        if column not in future.columns:
-            raise InputError(
-                f"future_df has no column {column!r}; it has: {', '.join(map(str, future.columns))}"
-            )
     if future.empty:
         raise InputError(
-            "future_df has no rows; give the steps to come of each series, or leave it out"
+            f"{FUTURE} has no rows; give the steps to come of each series, or leave it out"
         )
-    rest = [c for c in future.columns if c not in roles]
-    return tuple(c for c in rest if c in df.columns), [str(c) for c in rest if c not in df.columns]
+    known = [c for c in future.columns if future[c].notna().any()]
+    return (
+        tuple(c for c in known if c in df.columns),
+        [str(c) for c in known if c not in df.columns],
+    )
 
 
-def set_aside(
-    layout: Layout, df: pd.DataFrame, names: Sequence[str], *, target: str | Sequence[str] | None
-) -> Layout:
-    """The layout without covariates among its targets. target: as the caller named it, None if they were found.
-
-    Raises InputError for a covariate that is not there or has another role, and where no target is left.
-    """
-    for name in names:
-        if name not in df.columns:
-            known = ", ".join(map(str, df.columns[:20]))
-            raise InputError(f"covariate {name!r} is no column; the table has: {known}")
-        if name in (layout.id_column, layout.timestamp_column) or (
-            target is not None and name in layout.targets
-        ):
-            raise InputError(
-                f"column {name!r} has another role and cannot be a covariate too; leave it out of future_df (--future, "
-                "--covariate)"
-            )
-    left = tuple(t for t in layout.targets if t not in names)
-    if not left:
-        raise InputError(
-            f"no column is left to forecast: {', '.join(map(str, names))} are covariates; name the target"
-        )
-    return dataclasses.replace(layout, targets=left)
+def check_roles(future: pd.DataFrame, layout: Layout) -> None:
+    """Raise InputError where the future lacks the ids or the time stamps."""
+    for column in (layout.id_column, layout.timestamp_column):
+        if column is not None and column not in future.columns:
+            listed = ", ".join(map(str, future.columns))
+            raise InputError(f"{FUTURE} has no column {column!r}; it has: {listed}")
 
 
 def encode(
@@ -77,8 +55,8 @@ def encode(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Covariates as numbers, NaN where missing: (rows, C) of the history and of the future, None where there is none.
 
-    A column of texts becomes one for each text of the history, 1 where it stands. Raises InputError for infinities, for
-    text among numbers and for too many texts.
+    A column of texts becomes one for each text of the history, 1 where it stands. Raises InputError for dates, infinities,
+    text among numbers and too many texts.
     """
     tables = [df] if future is None else [df, future]
     encoded: list[list[np.ndarray]] = [[] for _ in tables]
@@ -86,7 +64,7 @@ def encode(
         column = df[name]
         if not (is_text(column) or isinstance(column.dtype, pd.CategoricalDtype)):
             for table, columns in zip(tables, encoded, strict=True):
-                columns.append(numbers(table, name))
+                columns.append(_numbers(table, name, ours=table is df))
             continue
         texts = column.dropna().astype(str).unique()
         if len(texts) > _MOST_TEXTS:
@@ -100,6 +78,14 @@ def encode(
             columns += [np.where(missing, np.nan, own == text) for text in texts]
     past, *coming = (np.stack(columns, 1) for columns in encoded)
     return past, coming[0] if coming else None
+
+
+def _numbers(table: pd.DataFrame, name: str, *, ours: bool) -> np.ndarray:
+    """(rows,) of a column of numbers. ours: whether the table is the history."""
+    try:
+        return numbers(table, name)
+    except InputError as error:
+        raise InputError(f"covariate {name!r}{'' if ours else f' of {FUTURE}'}: {error}") from None
 
 
 def go_on(
@@ -133,11 +119,14 @@ def go_on(
             # in any order, in any unit
             rows = rows[np.argsort(stamps[rows], kind="stable")]
         got = index[: len(rows)] if stamps is None else stamps[rows]
+        if not len(rows):
+            listed = ", ".join(map(repr, list(by_item)[:5]))
+            raise InputError(f"{FUTURE} has no row of series {one.item!r}; its ids are {listed}")
         if len(rows) != horizon or not (got == index).all():
             pairs = zip_longest(got, index, fillvalue="none")
             first, wanted = next((pair for pair in pairs if pair[0] != pair[1]), ("more", "none"))
             raise InputError(
-                f"future_df must have the {horizon} steps from {index[0]} to {index[-1]} for series "
+                f"{FUTURE} must have the {horizon} steps from {index[0]} to {index[-1]} for series "
                 f"{str(one.item)!r}, got {len(rows)} rows; the first that differs is {first} instead of {wanted}"
             )
         assert one.known is not None, "the history was split with its covariates"
@@ -148,7 +137,7 @@ def go_on(
 def _read_like(given: pd.Series, future: pd.DataFrame, column: str) -> pd.Index:
     """(rows,) stamps of the future, read together with those given where they can be: 03/02 alone may be either month."""
     own = future[column]
-    stamps, _ = parse_stamps(own, lambda row: f"future_df, {place(future, row)}")
+    stamps, _ = parse_stamps(own, lambda row: f"{FUTURE}, {place(future, row)}")
     if not pd.api.types.is_datetime64_any_dtype(own):
         with suppress(InputError):
             stamps = parse_stamps(pd.concat([given, own]), str)[0][len(given) :]

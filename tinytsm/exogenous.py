@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tinytsm.config import QUANTILES
-from tinytsm.inputs import as_array
+from tinytsm.inputs import as_array, newest_end
 from tinytsm.options import OptionChanges
 from tinytsm.period import CALENDAR
 from tinytsm.quantiles import as_counts, zero_below
@@ -117,10 +117,13 @@ def _predict(
     levels: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     newest = model.context_length * model.options.longest_stride
-    plans = [
-        _plan(*_since_first(values[-newest:], known[-(newest + length) :]), length)
-        for values, known in zip(contexts, covariates, strict=True)
-    ]
+    plans = []
+    for values, known in zip(contexts, covariates, strict=True):
+        # a missing end counts as no longer than in any forecast, and every forecast of the past has a value to go by
+        end = newest_end(values[None], newest=newest, longest_tail=model.context_length // 2)
+        start = max(end - newest, int((~np.isnan(values)).argmax()))
+        seen = np.concatenate((known[start:end], known[len(values) :]))
+        plans.append(_plan(values[start:end], seen, length))
     asked = [*QUANTILES, *levels]
 
     def forecast(inputs: list[np.ndarray], **changes: Unpack[OptionChanges]) -> list[_Forecasts]:
@@ -149,12 +152,6 @@ def _predict(
     ]
     quantiles, mean, weight = zip(*results, strict=True)
     return torch.stack(quantiles)[..., len(QUANTILES) :], torch.stack(mean), torch.tensor(weight)
-
-
-def _since_first(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both from the first observed value on, so that every forecast of the past has one to go by."""
-    first = int((~np.isnan(values)).argmax())
-    return values[first:], known[first:]
 
 
 def _plan(values: np.ndarray, known: np.ndarray, length: int) -> _Plan:
@@ -239,8 +236,13 @@ def _coefficients(values: np.ndarray, regressors: np.ndarray, lag: int) -> np.nd
     """(P,) ridge regression of the differences of values (T,) on those of the regressors (T, P)."""
     differences = values[lag:] - values[:-lag]
     shown = ~np.isnan(differences)
+    if not shown.any():
+        return np.zeros(regressors.shape[1])
+    # about their means, because a trend is a constant difference
+    differences = differences[shown] - differences[shown].mean()
     moved = (regressors[lag:] - regressors[:-lag])[shown]
+    moved -= moved.mean(0)
     square = moved.T @ moved
     # a regressor that has not moved yet has no effect that is known
     ridge = _RIDGE * np.diag(square) + (np.diag(square) == 0)
-    return np.asarray(np.linalg.solve(square + np.diag(ridge), moved.T @ differences[shown]))
+    return np.asarray(np.linalg.solve(square + np.diag(ridge), moved.T @ differences))

@@ -266,16 +266,34 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     with _making:
         if workers not in _pools:
             pool = ThreadPoolExecutor(workers)
-            # a thread keeps for life the number that it finds when it first asks. The number is the process's: it is
-            # changed once and not for each forecast, because threads that others start would find it too
-            meeting = threading.Barrier(workers)
-            torch.set_num_threads(1)
             try:
-                list(pool.map(lambda _: (torch.get_num_threads(), meeting.wait()), range(workers)))
-            finally:
-                torch.set_num_threads(workers)
+                # on a thread of its own, because who sets the number sets its own too
+                with ThreadPoolExecutor(1) as maker:
+                    maker.submit(_start, pool, workers).result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             _pools[workers] = pool
         return _pools[workers]
+
+
+def _start(pool: ThreadPoolExecutor, workers: int) -> None:
+    """Start a pool's threads, with one thread of torch each.
+
+    A thread keeps for life the number that it finds when it first asks. The number is the process's: it is changed once and
+    not for each forecast, because threads that others start would find it too.
+    """
+    meeting = threading.Barrier(workers)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        list(pool.map(lambda _: (torch.get_num_threads(), meeting.wait()), range(workers)))
+    except BaseException:
+        # those that came would wait for the others until the process ends, and longer
+        meeting.abort()
+        raise
+    finally:
+        torch.set_num_threads(before)
 
 
 def _forget_pools() -> None:

@@ -6,6 +6,7 @@ and `to_frame` gives the columns that Chronos users know. `predict_frame` is all
 Nothing here prints: what a person should hear comes back as notes, one line each.
 """
 
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,12 +18,7 @@ import pandas as pd
 
 from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
 from tinytsm.config import QUANTILES
-from tinytsm.covariates import (
-    encode,
-    go_on,
-    set_aside,
-    shared_columns,
-)
+from tinytsm.covariates import check_roles, encode, go_on, shared_columns
 from tinytsm.errors import DataWarning, Doubt, InputError
 from tinytsm.result import Forecaster, InformedForecaster
 from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
@@ -127,31 +123,45 @@ def read_frame(
     `horizon` more steps. Raises InputError for what is wrong with either.
     """
     df = levels_as_columns(df, id_column, timestamp_column)
-    layout, notes = infer_layout(
-        df, id_column=id_column, timestamp_column=timestamp_column, target=target
-    )
-    names, future = tuple(covariates), None
+    names = (covariates,) if isinstance(covariates, str) else tuple(covariates)
+    future: pd.DataFrame | None = None
+    unused: list[str] = []
     if future_df is not None:
-        future = levels_as_columns(future_df, layout.id_column, layout.timestamp_column)
-        names, unused = shared_columns(future, df, layout)
+        future = levels_as_columns(future_df, id_column, timestamp_column)
+        names, unused = shared_columns(future, df)
+    layout, notes = infer_layout(
+        df,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        target=target,
+        covariates=names,
+    )
+    if future is not None:
+        check_roles(future, layout)
         if unused:
             listed = ", ".join(unused)
             notes.append(Doubt(f"columns that the history does not have are not used: {listed}"))
+        if not layout.covariates:
+            notes.append(Doubt("the future has no column of the history but ids and time stamps"))
+    elif missed := [name for name in names if name not in layout.covariates]:
+        raise InputError(f"column {missed[0]!r} has another role and cannot be a covariate too")
     past, coming = None, None
-    if names:
-        layout = set_aside(layout, df, names, target=target)
-        past, coming = encode(df, names, future)
+    if layout.covariates:
+        past, coming = encode(df, layout.covariates, future)
     series, more = split_frame(df, layout, freq=freq, covariates=past)
     if future is not None and coming is not None:
         series = go_on(series, future, coming, df, layout, horizon=horizon)
     return series, layout, notes + more
 
 
-def warn_of_doubts(notes: Sequence[str], *, stacklevel: int) -> None:
-    """Issue a DataWarning for each note that is a Doubt. stacklevel: of `warnings.warn`, as seen from here."""
+def warn_of_doubts(notes: Sequence[str]) -> None:
+    """Issue a DataWarning for each note that is a Doubt, at the line that called the package."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("tinytsm."):
+        level, frame = level + 1, frame.f_back
     for note in notes:
         if isinstance(note, Doubt):
-            warnings.warn(note, DataWarning, stacklevel=stacklevel)
+            warnings.warn(note, DataWarning, stacklevel=level)
 
 
 def split_frame(
@@ -163,9 +173,10 @@ def split_frame(
 ) -> tuple[list[Series], list[str]]:
     """Cut a table into regular series, in order of first appearance; returns them and notes.
 
-    covariates: (rows, C) beside the table's rows, cut and laid on the grid like the targets. freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that all
+    freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that all
         others agree on. Gaps become NaN; stamps between two steps move to the nearer one, where several meet
         their mean counts.
+    covariates: (rows, C) beside the table's rows, cut and laid on the grid like the targets.
     Raises InputError that names column and row for text, infinities, bad or repeated stamps and empty series.
     """
     if df.empty:
@@ -438,7 +449,7 @@ def predict_frame(
         future_df=future_df,
         horizon=horizon,
     )
-    warn_of_doubts(notes, stacklevel=4)
+    warn_of_doubts(notes)
     forecasts = forecast_series(
         forecaster,
         series,

@@ -121,9 +121,9 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
     elif array.dtype.kind == "f":
         eps = max(eps, float(np.finfo(array.dtype).eps))
     rows = np.atleast_2d(array)
-    rows = rows[:, : _end(rows, newest=newest, longest_tail=longest_tail)]
+    rows = rows[:, : newest_end(rows, newest=newest, longest_tail=longest_tail)]
     # a variate that ended long ago stands where it is seen
-    ends = [_end(row[None], newest=newest, longest_tail=longest_tail) for row in rows]
+    ends = [newest_end(row[None], newest=newest, longest_tail=longest_tail) for row in rows]
     values = np.full((len(rows), min(rows.shape[1], newest)), np.nan)
     steps = values.shape[1]
     # a long double may exceed what a double holds, and is then infinite
@@ -153,7 +153,7 @@ def blank_as_zeros(values: np.ndarray) -> np.ndarray:
     return np.zeros_like(values) if blank else values
 
 
-def _end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:
+def newest_end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:
     """How many steps of (V, T) to take up: all but those by which a missing end exceeds `longest_tail`."""
     steps = rows.shape[1]
     if rows.dtype.kind != "f" or not np.isnan(rows[:, -1]).all():

@@ -42,8 +42,7 @@ def split(
         freq=freq,
         covariates=covariates,
     )
-    # of who called a method of TinyTSM that called the function that called this one
-    warn_of_doubts(notes, stacklevel=5)
+    warn_of_doubts(notes)
     return series, layout
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tinytsm.commands import console
 from tinytsm.config import QUANTILES
+from tinytsm.errors import InputError
 from tinytsm.options import ForecastOptions, OptionChanges, add_flags, from_flags
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ class BlockForecaster:
 
     def _forecast(self, table: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
-
-        from tinytsm.errors import InputError
 
         id_column = self.options["id_column"]
         try:
@@ -95,7 +94,6 @@ class BlockForecaster:
 
     def _step(self, table: "pd.DataFrame") -> str | None:
         """The first series' step, None where one of the table's cannot be forecast."""
-        from tinytsm.errors import InputError
         from tinytsm.panel import split
 
         named = {
@@ -128,8 +126,6 @@ def deal(table: "pd.DataFrame", *, id_column: str, blocks: int) -> "pd.DataFrame
 
 def check_places(source: str | Sequence[str], output: str) -> None:
     """Raise InputError unless local sources are there and a local output is a new or empty folder outside of them."""
-    from tinytsm.errors import InputError
-
     folder = None if "://" in output else Path(output)
     for one in _several(source):
         if "://" in one:
@@ -154,8 +150,6 @@ def _several(source: str | Sequence[str]) -> list[str]:
 
 def _read(ray: Any, source: str | Sequence[str], columns: list[str]) -> tuple[Any, int]:
     """Those columns as Ray's data set, and the number of rows. Raises InputError where there are none."""
-    from tinytsm.errors import InputError
-
     data = ray.data.read_parquet(source, columns=columns)
     rows = data.count()
     if not rows:
@@ -200,7 +194,6 @@ def forecast_dataset(
     ray = require_ray()
     check_places(source, output)
     from tinytsm import checkpoint
-    from tinytsm.errors import InputError
     from tinytsm.frames import check_horizon, check_quantiles
 
     if model not in checkpoint.shipped():
@@ -247,8 +240,6 @@ def forecast_dataset(
 
 def require_ray() -> Any:
     """Ray, with its data library. Raises InputError with the command that helps."""
-    from tinytsm.errors import InputError
-
     try:
         import ray
         import ray.data

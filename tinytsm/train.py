@@ -31,6 +31,7 @@ from tqdm import tqdm
 from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given, to_dict
 from tinytsm.data import BATCHES_VERSION, GeneratorError
+from tinytsm.errors import InputError
 from tinytsm.trainer import (
     Trainer,
     TrainingError,
@@ -256,7 +257,7 @@ def _finish(trainer: Trainer, outcome: str, parameters: int) -> None:
         from tinytsm.plot import loss_curve
 
         loss_curve(out / "log.csv", out / "loss.png")
-    except ImportError as error:
+    except (ImportError, InputError) as error:
         print(f"no loss curve drawn: {error}", file=sys.stderr)
     if outcome != "complete":
         print(

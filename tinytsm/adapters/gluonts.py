@@ -50,7 +50,7 @@ class TinyTSMPredictor(RepresentablePredictor):
     def predict(self, dataset: Iterable[dict[str, Any]], **_: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in order; `num_samples` and the like are not needed and not used.
 
-        Where all entries have `feat_dynamic_real` (C, T + H), these are covariates (`tinytsm.exogenous`).
+        `feat_dynamic_real` (C, T + H) are covariates (`tinytsm.exogenous`), where every entry has them.
         Raises ValueError for an entry whose target has variates: expand them to entries of their own first
         (`gluonts.dataset.multivariate_grouper` is what joined them).
         """

@@ -132,7 +132,6 @@ def number(text: str, flag: str, *, low: float, high: float) -> float:
 
 def check_files(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     """Where the result and the picture go, None for standard output and no picture; asked before the work."""
-
     output = None if args.output == "-" else files.check_output(args.output, TABLE_SUFFIXES)
     if args.plot is None:
         return output, None
@@ -240,7 +239,6 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
 
 def write_table(table: "pd.DataFrame", output: Path | None) -> None:
     """Write a result as Parquet where the file's name asks for it, else as CSV."""
-
     if output is not None and output.suffix.lower() in files.PARQUET_SUFFIXES:
         files.write_atomic(output, functools.partial(table.to_parquet, index=False))
         note(f"wrote {output}")
@@ -303,7 +301,6 @@ def _values(column: "pd.Series") -> list[Any]:
 
 def write_text(text: str, output: Path | None) -> None:
     """Write to the file, whole or not at all, or to standard output where it is None."""
-
     if output is None:
         flush(text)
     else:
@@ -327,8 +324,6 @@ def flush(text: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        from tinytsm.errors import InputError
-
         discard_output()
         reason = error.strerror or error
         raise InputError(
