@@ -85,7 +85,7 @@ def test_covariates(place: Path, capsys: pytest.CaptureFixture[str], miniature: 
     assert cli.main(["forecast", *flags, "--future", "coming.csv", "--quantiles", ".5"]) == 0
     out, err = capsys.readouterr()
     assert "tinytsm: columns that the history does not have are not used: moon\n" in err
-    assert re.search(r"tinytsm: covariates count in [01] of 1 series", err)
+    assert re.search(r"tinytsm: covariates \(day, south\) count in [01] of 1 series", err)
     # a column of numbers that the future has is no target
     assert {line.split(",")[0] for line in out.splitlines()[1:]} == {"north"}
     known = np.column_stack((kinds == "sale", kinds == "none", [*table["south"], *[1.0] * 5]))

@@ -89,10 +89,11 @@ def run(args: argparse.Namespace) -> None:
             context_length=context_length,
             progress=advance,
         )
-    if args.future is not None:
+    if layout.covariates:
         counted = sum(one.weight > 0 for one in forecasts)
+        names = ", ".join(map(str, layout.covariates))
         console.note(
-            f"covariates count in {counted:,} of {len(forecasts):,} series, where they helped in the newest past"
+            f"covariates ({names}) count in {counted:,} of {len(forecasts):,} series, where they helped in the newest past"
         )
 
     if args.json or (output is not None and output.suffix.lower() == ".json"):
