@@ -162,6 +162,46 @@ def check_call(
     assert torch.equal(mean, results[again][1]), f"the mean of input {again} depends on its call"
 
 
+def check_covariates(
+    forecaster: TinyTSM,
+    inputs: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    *,
+    horizon: int,
+    levels: Sequence[float],
+    chosen: ForecastOptions,
+) -> None:
+    """The same contract where covariates of any kind are known. Raises AssertionError."""
+    changes: Any = asdict(chosen)
+    single = [x for x in inputs if x.ndim == 1 and not np.isnan(np.asarray(x, float)).all()][:5]
+    known = []
+    for value in single:
+        rows = [curve(rng, len(value) + horizon) for _ in range(int(rng.integers(1, 4)))]
+        with np.errstate(over="ignore", under="ignore"):
+            own = np.clip(np.stack(rows, 1) * rng.choice(SCALES), -LARGEST, LARGEST)
+        known.append(
+            np.where(rng.random(own.shape) < rng.choice((0.0, 0.0, 0.3, 1.0)), np.nan, own)
+        )
+    if not single:
+        return
+    results = forecaster.predict_with_covariates(single, known, horizon, levels, **changes)
+    quantiles, mean, weight = results
+    assert bool(quantiles.isfinite().all() and mean.isfinite().all()), "not finite"
+    assert bool(((weight >= 0) & (weight <= 1)).all()), "no weight"
+    rising = quantiles[..., torch.from_numpy(np.argsort(levels, kind="stable"))]
+    assert bool((rising[..., 1:] >= rising[..., :-1]).all()), "quantiles cross"
+    if chosen.nonnegative:
+        assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below zero"
+    if chosen.integer:
+        assert bool((quantiles == quantiles.round()).all()), "not whole"
+    again = int(rng.integers(len(single)))
+    alone = forecaster.predict_with_covariates(
+        [single[again]], [known[again]], horizon, levels, **changes
+    )
+    for together, one in zip(results, alone, strict=True):
+        assert torch.equal(together[again], one[0]), "it depends on its call"
+
+
 def check_file(forecaster: TinyTSM, path: Path) -> None:
     """A CSV file is either refused with one line or forecast. Raises AssertionError or worse."""
     try:
@@ -221,19 +261,14 @@ def _run(forecasters, folder, inputs, seed, at_once, progress):
         batch = [series(rng) for _ in range(min(at_once, inputs - call * at_once))]
         levels = np.unique(rng.random(int(rng.integers(1, 7))).clip(1e-6, 1 - 1e-6)).tolist()
         rng.shuffle(levels)
+        asked = {"horizon": int(rng.choice(HORIZONS)), "levels": levels, "chosen": options(rng)}
         try:
-            check_call(
-                forecasters[call % 2],
-                batch,
-                rng,
-                horizon=int(rng.choice(HORIZONS)),
-                levels=levels,
-                chosen=options(rng),
-            )
+            check_call(forecasters[call % 2], batch, rng, **asked)
             for _ in range(4):
                 table = folder / "table.csv"
                 table.write_bytes(csv_text(rng))
                 check_file(forecasters[0], table)
+            check_covariates(forecasters[call % 2], batch, rng, **asked)
         except Exception as error:
             raise AssertionError(f"call {call} of seed {seed}: {error}") from error
     return calls
