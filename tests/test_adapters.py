@@ -257,7 +257,10 @@ def test_gluonts_evaluates_the_predictor() -> None:
     known = np.arange(87.0)[None] % 5
     target = frame.loc[frame["id"] == "a", "target"].to_numpy()
     entry = {"target": target, "start": pd.Period("2024", "D"), "feat_dynamic_real": known}
-    (informed,) = predictor.predict([entry])
+    plain = {name: entry[name] for name in ("target", "start")}
+    informed, other = predictor.predict([entry, plain])
+    (alone,) = predictor.predict([plain])
+    np.testing.assert_array_equal(other.forecast_array, alone.forecast_array)
     q, _, _ = predictor.model.predict_with_covariates([target], known, 7)
     np.testing.assert_array_equal(informed.quantile(0.5), q[0, :, 4])
     # leaderboards hold entries without a value

@@ -368,23 +368,24 @@ def ask(
     horizon: int,
     levels: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quantiles (n, H, Q), mean (n, H) and the covariates' weights (n,) of what `Series.window` gives, all with covariates
-    or all without."""
-    contexts = [context for context, _ in windows]
-    covariates = [known for _, known in windows if known is not None]
-    weights: Any = np.zeros(len(windows))
-    if not covariates:
-        quantiles, mean = forecaster.predict_quantiles(contexts, horizon, list(levels))
-    elif isinstance(forecaster, InformedForecaster):
-        quantiles, mean, weights = forecaster.predict_with_covariates(
+    """Quantiles (n, H, Q), mean (n, H) and the covariates' weights (n,) of what `Series.window` gives, 0 where it has none."""
+    quantiles = np.empty((len(windows), horizon, len(levels)))
+    mean, weights = np.empty((len(windows), horizon)), np.zeros(len(windows))
+    plain = [i for i, (_, known) in enumerate(windows) if known is None]
+    if plain:
+        contexts = [windows[i][0] for i in plain]
+        quantiles[plain], mean[plain] = forecaster.predict_quantiles(
+            contexts, horizon, list(levels)
+        )
+    informed = [i for i, (_, known) in enumerate(windows) if known is not None]
+    if informed:
+        if not isinstance(forecaster, InformedForecaster):
+            raise TypeError(f"{type(forecaster).__name__} takes no covariates")
+        contexts, covariates = zip(*(windows[i] for i in informed), strict=True)
+        quantiles[informed], mean[informed], weights[informed] = forecaster.predict_with_covariates(
             contexts, covariates, horizon, list(levels)
         )
-    else:
-        raise TypeError(f"{type(forecaster).__name__} takes no covariates")
-    values = np.asarray(quantiles, np.float64)
-    wanted = (len(windows), horizon, len(levels))
-    assert values.shape == wanted, f"wanted quantiles {wanted}, got {values.shape}"
-    return values, np.asarray(mean, np.float64), np.asarray(weights)
+    return quantiles, mean, weights
 
 
 def newest_steps(values: np.ndarray, context_length: int | None) -> np.ndarray:

@@ -50,7 +50,7 @@ class TinyTSMPredictor(RepresentablePredictor):
     def predict(self, dataset: Iterable[dict[str, Any]], **_: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in order; `num_samples` and the like are not needed and not used.
 
-        `feat_dynamic_real` (C, T + H) are covariates (`tinytsm.exogenous`), where every entry has them.
+        An entry's `feat_dynamic_real` (C, T + H) are covariates (`tinytsm.exogenous`).
         Raises ValueError for an entry whose target has variates: expand them to entries of their own first
         (`gluonts.dataset.multivariate_grouper` is what joined them).
         """
@@ -62,10 +62,8 @@ class TinyTSMPredictor(RepresentablePredictor):
                     raise ValueError(
                         f"target of {entry.get('item_id')!r} must have shape (T,), got {target.shape}"
                     )
-            informed = all("feat_dynamic_real" in entry for entry in batch)
-            known = [
-                np.transpose(entry["feat_dynamic_real"]) if informed else None for entry in batch
-            ]
+            features = [entry.get("feat_dynamic_real") for entry in batch]
+            known = [None if rows is None else np.transpose(rows) for rows in features]
             windows = list(zip(targets, known, strict=True))
             quantiles, mean = ask(self.model, windows, self.prediction_length, self.levels)[:2]
             for entry, q, m in zip(batch, quantiles, mean, strict=True):
