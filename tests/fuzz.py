@@ -119,6 +119,19 @@ def options(rng: np.random.Generator) -> ForecastOptions:
     )
 
 
+def check_numbers(
+    quantiles: torch.Tensor, mean: torch.Tensor, levels: Sequence[float], chosen: ForecastOptions
+) -> None:
+    """Finite, in order, and as the options have them. quantiles: (..., L). Raises AssertionError."""
+    assert bool(quantiles.isfinite().all() and mean.isfinite().all()), "not finite"
+    rising = quantiles[..., torch.from_numpy(np.argsort(levels, kind="stable"))]
+    assert bool((rising[..., 1:] >= rising[..., :-1]).all()), "quantiles cross"
+    if chosen.nonnegative:
+        assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below zero"
+    if chosen.integer:
+        assert bool((quantiles == quantiles.round()).all()), "not whole"
+
+
 def check_call(
     forecaster: TinyTSM,
     inputs: Sequence[np.ndarray],
@@ -132,17 +145,10 @@ def check_call(
     changes: Any = asdict(chosen)
     results = list(forecaster.predict_stream(inputs, horizon, levels, **changes))
     assert len(results) == len(inputs)
-    order = np.argsort(levels, kind="stable")
     for value, (quantiles, mean) in zip(inputs, results, strict=True):
         assert mean.shape == (*value.shape[:-1], horizon)
         assert quantiles.shape == (*mean.shape, len(levels))
-        assert bool(quantiles.isfinite().all() and mean.isfinite().all()), "not finite"
-        rising = quantiles[..., torch.from_numpy(order)]
-        assert bool((rising[..., 1:] >= rising[..., :-1]).all()), "quantiles cross"
-        if chosen.nonnegative:
-            assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below zero"
-        if chosen.integer:
-            assert bool((quantiles == quantiles.round()).all()), "not whole"
+        check_numbers(quantiles, mean, levels, chosen)
         whole = np.asarray(value, float)
         if chosen.nonnegative is None and not (whole < 0).any() and (whole == 0).sum(-1).min() >= 3:
             newest = whole[..., -forecaster.context_length :]
@@ -186,14 +192,8 @@ def check_covariates(
         return
     results = forecaster.predict_with_covariates(single, known, horizon, levels, **changes)
     quantiles, mean, weight = results
-    assert bool(quantiles.isfinite().all() and mean.isfinite().all()), "not finite"
+    check_numbers(quantiles, mean, levels, chosen)
     assert bool(((weight >= 0) & (weight <= 1)).all()), "no weight"
-    rising = quantiles[..., torch.from_numpy(np.argsort(levels, kind="stable"))]
-    assert bool((rising[..., 1:] >= rising[..., :-1]).all()), "quantiles cross"
-    if chosen.nonnegative:
-        assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below zero"
-    if chosen.integer:
-        assert bool((quantiles == quantiles.round()).all()), "not whole"
     again = int(rng.integers(len(single)))
     alone = forecaster.predict_with_covariates(
         [single[again]], [known[again]], horizon, levels, **changes

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from tests.laws import correlation
 from tinytsm.synth import counts, philox, seasonal
 
 LENGTH = 3000
@@ -18,11 +19,6 @@ def draw(name: str, index: int) -> np.ndarray:
     out = np.full(LENGTH, np.nan)
     getattr(counts, name)(stream(index), out)
     return out
-
-
-def correlation(x: np.ndarray, lag: int) -> float:
-    z = x - x.mean()
-    return float((z[lag:] * z[:-lag]).mean() / (z * z).mean())
 
 
 def assert_unbiased(ratios: list[float], *, bias: float = 0.0) -> None:

@@ -4,28 +4,15 @@ A family's parameters are read off its stream by drawing them again in the famil
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from tests.laws import correlation, drawing
 from tinytsm.synth import dynamics, philox
 from tinytsm.synth.seasonal import choose
 
-
-def stream(index: int) -> np.ndarray:
-    return philox.stream(31, index, 0)
-
-
-def draw(family: Callable[..., None], index: int, length: int) -> np.ndarray:
-    out = np.full(length, np.nan)
-    family(stream(index), out)
-    return out
-
-
-def correlation(x: np.ndarray, lag: int) -> float:
-    z = x - x.mean()
-    return float((z[lag:] * z[:-lag]).mean() / (z * z).mean())
+stream, draw = drawing(31)
 
 
 def regression(y: np.ndarray, *columns: np.ndarray) -> np.ndarray:

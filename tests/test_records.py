@@ -1,31 +1,19 @@
 """Laws of the record, trace, load and visit families: parameters are read off the stream by drawing them again."""
 
 import math
-from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from tests.laws import correlation, drawing
 from tinytsm.synth import counts, dynamics, generator, mixture, philox, records, seasonal, traces
 
 FAMILIES = [(module, name) for module in (records, traces) for name in module.FAMILIES]
 IDS = [name for _, name in FAMILIES]
 
 
-def stream(index: int) -> np.ndarray:
-    return philox.stream(41, index, 0)
-
-
-def draw(family: Callable[..., None], index: int, length: int) -> np.ndarray:
-    out = np.full(length, np.nan)
-    family(stream(index), out)
-    return out
-
-
-def correlation(x: np.ndarray, lag: int) -> float:
-    z = x - x.mean()
-    return float((z[lag:] * z[:-lag]).mean() / (z * z).mean())
+stream, draw = drawing(41)
 
 
 @pytest.mark.parametrize(("module", "name"), FAMILIES, ids=IDS)

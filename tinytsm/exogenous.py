@@ -101,21 +101,12 @@ def predict(
     contexts: n series (T,), covariates: (T + H, C) of each, both float64, NaN where missing. length: H. Nothing depends on
     the series beside.
     """
-    parts = [
-        _predict(model, contexts[i : i + _SERIES_AT_ONCE], covariates[i : i + _SERIES_AT_ONCE], length, levels)
-        for i in range(0, len(contexts), _SERIES_AT_ONCE)
-    ]  # fmt: skip
-    quantiles, mean, weight = (torch.cat(one) for one in zip(*parts, strict=True))
-    return quantiles, mean, weight
-
-
-def _predict(
-    model: "TinyTSM",
-    contexts: Sequence[np.ndarray],
-    covariates: Sequence[np.ndarray],
-    length: int,
-    levels: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor]:
+    if len(contexts) > _SERIES_AT_ONCE:
+        starts = range(0, len(contexts), _SERIES_AT_ONCE)
+        chunks = [slice(start, start + _SERIES_AT_ONCE) for start in starts]
+        parts = [predict(model, contexts[at], covariates[at], length, levels) for at in chunks]
+        quantiles, mean, weight = (torch.cat(one) for one in zip(*parts, strict=True))
+        return quantiles, mean, weight
     newest = model.context_length * model.options.longest_stride
     plans = []
     for values, known in zip(contexts, covariates, strict=True):
@@ -150,8 +141,8 @@ def _predict(
         _blend(*own, nonnegative=model.options.nonnegative, integer=model.options.integer)
         for own in zip(plans, plain, rest, strict=True)
     ]
-    quantiles, mean, weight = zip(*results, strict=True)
-    return torch.stack(quantiles)[..., len(QUANTILES) :], torch.stack(mean), torch.tensor(weight)
+    each, means, weights = zip(*results, strict=True)
+    return torch.stack(each)[..., len(QUANTILES) :], torch.stack(means), torch.tensor(weights)
 
 
 def _plan(values: np.ndarray, known: np.ndarray, length: int) -> _Plan:
