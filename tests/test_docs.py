@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Libraries that may be missing.
-OTHERS = ("fev", "gluonts", "sktime")
+OTHERS = ("fev", "gluonts", "onnxruntime", "sktime")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -52,7 +52,7 @@ def test_python_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_HOME", str(place))
     names: dict[str, object] = {"__name__": "__main__"}
     for code in blocks(page, "python"):
-        others = [name for name in OTHERS if f"tinytsm.adapters.{name}" in code]
+        others = [n for n in OTHERS if re.search(rf"(adapters\.|import ){n}\b", code)]
         if all(importlib.util.find_spec(name) for name in others):
             with warnings.catch_warnings():
                 if others:

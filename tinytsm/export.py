@@ -1,9 +1,11 @@
-"""Make a release of a run: its averaged weights, in shards, with a card of where they come from.
+"""Make a release of a run: its averaged weights, in shards, with a card of where they come from; or one ONNX file.
 
     tinytsm export runs/tiny weights/tiny --dtype bfloat16
+    tinytsm export nano nano.onnx
 
 The folder holds config.json, card.json and the weights, and loads like any checkpoint (in float32, whatever it is
-stored in). The last line printed is one JSON document.
+stored in). An ONNX file holds the network of one forward pass, for runtimes without PyTorch (docs/onnx.md). The last
+line printed is one JSON document.
 """
 
 import argparse
@@ -14,7 +16,8 @@ from typing import Any
 
 import torch
 
-from tinytsm import __version__, checkpoint
+from tinytsm import __version__, checkpoint, onnx
+from tinytsm.files import check_output
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What a card tells of a run's state, or repeats of another card.
@@ -56,17 +59,24 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="checkpoint or run folder")
-    parser.add_argument("target", type=Path, help="folder of the release")
+    parser.add_argument("source", help="checkpoint or run folder, or the name of a shipped model")
+    parser.add_argument(
+        "target", type=Path, help="folder of the release, or a file that ends in .onnx"
+    )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="bfloat16",
-        help="of the stored weights (default: bfloat16)",
+        help="of a release's weights (default: bfloat16); an ONNX file's are float32",
     )
     args = parser.parse_args(argv)
     try:
-        card = export(args.source, args.target, dtype=DTYPES[args.dtype])
+        if args.target.suffix.lower() == ".onnx":
+            if args.dtype not in (None, "float32"):
+                raise ValueError(f"an ONNX file holds float32, got --dtype {args.dtype}")
+            check_output(args.target, (".onnx",))
+            card = onnx.export(checkpoint.load_model(args.source), args.target)
+        else:
+            card = export(args.source, args.target, dtype=DTYPES[args.dtype or "bfloat16"])
     except (ValueError, OSError) as error:
         print(f"tinytsm export: error: {error}", file=sys.stderr)
         return 2
