@@ -105,6 +105,26 @@ def test_twice_a_month(alias: str, zone: str | None) -> None:
     assert lay(whole[18:20], line.freq).future(10).equals(whole[20:])
 
 
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("freq", ["W-MON-THU", "W-TUE-FRI", "W-MON-WED-FRI", "W-SAT-SUN"])
+def test_some_days_of_the_week(freq: str, zone: str | None) -> None:
+    every = pd.date_range("2024-01-01 06:30", periods=140, tz=zone)
+    stamps = every[[day.strftime("%a").upper() in freq for day in every]]
+    seen = stamps[:-4].delete(5)
+    line = lay_out(seen[::-1], freq=None, name="x")
+    assert (line.freq, line.moved) == (freq, 0)
+    assert line.grid.equals(stamps[:-4]) and line.future(4).equals(stamps[-4:])
+    again = lay_out(seen, freq=line.freq.lower(), name="x")
+    assert again.grid.equals(line.grid) and again.future(4).equals(stamps[-4:])
+
+
+def test_few_or_thin_days_of_the_week_tell_no_step() -> None:
+    every = pd.date_range("2024-01-01", periods=140)
+    some = every[every.day_of_week.isin([0, 3])]
+    for stamps in (some[:5], some[::3], every[[0, 1, 9, 11, 24, 25, 37, 39, 51, 57, 64]]):
+        assert lay_out(stamps, freq=None, name="x").freq.count("-") < 2
+
+
 @pytest.mark.parametrize("kept", [0.25, 0.4, 0.6])
 @pytest.mark.parametrize("alias", ["15min", "h", "D", "B", "W-WED", "MS"])
 def test_rows_at_few_of_the_steps_stay_where_they_are(alias: str, kept: float) -> None:

@@ -202,6 +202,9 @@ def season_of(one: Series) -> int:
     freq = re.sub("B(?=[MQ])", "", one.timeline.freq)
     if freq in _SEASONS:
         return _SEASONS[freq]
+    # some days of the week, W-TUE-FRI
+    if (days := freq.count("-")) > 1:
+        return days
     try:
         return metrics.season_length(freq)
     except ValueError:

@@ -31,6 +31,9 @@ _OLD_NAMES = {
 }  # fmt: skip
 
 
+_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
     """Stamps laid on a grid of T equal steps.
@@ -50,10 +53,16 @@ class Timeline:
 
 
 def parse_freq(freq: str | int) -> BaseOffset | int:
-    """A pandas alias, old or new spelling, or a whole number for integer stamps. Raises InputError."""
+    """A pandas alias, old or new spelling, some days of the week such as W-TUE-FRI, or a whole number for integer stamps.
+
+    Raises InputError.
+    """
     text = str(freq).strip()
     if text.isdecimal() and int(text) > 0:
         return int(text)
+    days = text.upper().split("-")
+    if len(days) > 2 and days[0] == "W" and set(days[1:]) <= set(_WEEKDAYS):
+        return _some_weekdays(days[1:])
     match = re.fullmatch(r"(\d*)([A-Za-z]+)(-\w+)?", text)
     if match:
         count, unit, anchor = match.groups(default="")
@@ -358,12 +367,33 @@ def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
         for halves in (pd.offsets.SemiMonthBegin(), pd.offsets.SemiMonthEnd()):
             if _all_on(halves, wall):
                 return halves
+    # where most follow another day, the days that are left out are gaps
+    if gap > _DAY or gap == _DAY and wall.day_of_week.nunique() < 4:
+        days = _days_of_the_week(wall)
+        if days is not None:
+            return days
     on_weekdays = (wall.day_of_week < 5).all() and wall[-1] - wall[0] >= pd.Timedelta(days=7)
     if gap == _DAY and on_weekdays:
         return pd.offsets.BusinessDay()
     return (
         pd.offsets.Day(gap // _DAY) if gap % _DAY == 0 else to_offset(pd.Timedelta(gap, unit="ns"))
     )
+
+
+def _days_of_the_week(stamps: pd.DatetimeIndex) -> BaseOffset | None:
+    """The step between some days of the week, such as Tuesdays and Fridays: three weeks of them, four in five with a row."""
+    days = np.unique(stamps.day_of_week)
+    if len(days) in (1, 7) or len(np.unique(stamps.asi8 % _DAY)) > 1:
+        return None
+    first, last = stamps[[0, -1]].to_numpy().astype("M8[D]")
+    there = np.busday_count(first, last + 1, weekmask=np.isin(np.arange(7), days))
+    if there < 3 * len(days) or len(stamps) < 0.8 * there:
+        return None
+    return _some_weekdays([_WEEKDAYS[i] for i in days])
+
+
+def _some_weekdays(names: list[str]) -> BaseOffset:
+    return pd.offsets.CustomBusinessDay(weekmask=" ".join(name.title() for name in names))
 
 
 def _month_step(stamps: pd.DatetimeIndex, months: int | None = None) -> BaseOffset | None:
@@ -406,6 +436,8 @@ def _label(step: BaseOffset) -> str:
     """Text that `parse_freq` reads; `_aligned` finds the day of the month again."""
     if type(step) is pd.DateOffset:
         return pd.offsets.MonthBegin(step.kwds["months"]).freqstr
+    if isinstance(step, pd.offsets.CustomBusinessDay):
+        return "-".join(["W", *step.weekmask.upper().split()])
     return step.freqstr
 
 
