@@ -384,21 +384,6 @@ def test_bad_wishes_are_exit_code_2(folder, capsys):
         assert stop.value.code == 2
 
 
-def test_a_group_mean_never_mixes_tasks_between_columns():
-    def entry(relative, baselines):
-        fields = {"kind": "gift", "term": "short", "freq": "D", "domain": "Sales", "dataset": "d"}
-        counts = {"windows": 1, "all_windows": 1}
-        return fields | counts | {"relative": relative, "baselines": baselines}
-
-    ours = {"mase": 0.5, "crps": 0.25}
-    results = {
-        "a/short": entry(ours, {"Theta": {"mase": 2.0, "crps": 2.0}}),
-        "b/short": entry({"mase": 2.0, "crps": None}, {}),
-    }
-    scores = scoreboard.summarise(results)["gift"]["all"]["scores"]
-    assert scores == {"model": {"mase": pytest.approx(1.0), "crps": pytest.approx(0.25)}}
-
-
 def test_calibration_is_averaged_over_tasks(folder, model, capsys):
     output = folder / "results.json"
     picture = folder / "calibration.png"
@@ -421,16 +406,6 @@ def test_calibration_is_averaged_over_tasks(folder, model, capsys):
     )
     # .95 of the tie
     assert row.split()[4:6] == ["13.6", "%"]
-
-
-def test_errors_of_calibration_do_not_cancel_out():
-    def entry(shift):
-        below = {str(level): level + shift for level in LEVELS}
-        return {"model": {"points": 5, "below": below, "pit": [0.1] * 10}}
-
-    got = scoreboard._calibration([entry(0.05), entry(-0.05)])["scores"]["model"]
-    assert got["error"] == pytest.approx(0.05)
-    assert got["coverage"]["0.5"] == pytest.approx(0.5)
 
 
 @needs_pack
