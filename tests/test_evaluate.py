@@ -274,6 +274,19 @@ def test_resume_refuses_other_settings_and_other_weights(folder, model, capsys):
     assert output.read_text() == before
 
 
+def test_resume_refuses_what_another_version_scored(folder, model, capsys, monkeypatch):
+    output = folder / "results.json"
+    flags = ("--model", "runs/three", "--output", str(output), "--resume")
+    assert run(folder, *flags, "--tasks", "tiny/*", capsys=capsys)[0] == 0
+    before = output.read_text()
+    own = evaluate.versions()
+    monkeypatch.setattr(evaluate, "versions", lambda: own | {"torch": "9.9"})
+    code, _, err = run(folder, *flags, capsys=capsys)
+    assert code == 2
+    assert f"'torch': '{own['torch']}'" in err and "'torch': '9.9'" in err
+    assert output.read_text() == before
+
+
 def test_an_interrupted_run_keeps_what_is_done(folder, model, capsys, monkeypatch):
     answer = model.predict_quantiles
 

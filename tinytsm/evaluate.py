@@ -168,7 +168,7 @@ def versions() -> dict[str, str]:
 
 
 def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The finished tasks of a results file. Raises PackError if they were scored under other settings."""
+    """The finished tasks of a results file. Raises PackError if they were scored under other settings, or by others."""
     document = read_json(path)
     old = field_of(document, "settings", path)
     for key, wanted in settings.items():
@@ -176,6 +176,9 @@ def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise PackError(
                 f"{path} was made with {key} {got!r}, not {wanted!r}: choose another --output"
             )
+    # the file names one set of versions for all of its tasks
+    if (got := field_of(document, "versions", path)) != (wanted := versions()):
+        raise PackError(f"{path} was made by {got}, not {wanted}: choose another --output")
     return field_of(document, "tasks", path)
 
 
