@@ -384,6 +384,7 @@ def test_bad_wishes_are_exit_code_2(folder, capsys):
         (["--baselines-only", "--tasks", "nothing*"], "no task fits 'nothing*'"),
         (["--baselines-only", "--tasks", "tiny/*", "--kinds", "ltsf"], "no task of"),
         (["--baselines-only", "--output", "no/such/folder.json"], "no folder"),
+        (["--baselines-only", "--kinds", "ltsf", "--calibration", "a.png"], "draws gift tasks"),
         (["--model", str(folder / "nowhere")], "nowhere"),
         (["--model", "nano", "--device", "gpu"], "cannot load nano: device must be auto, "),
         (["--model", "nano", "--device", "cuda:99"], "cannot load nano: device cuda:99 "),

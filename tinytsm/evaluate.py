@@ -322,6 +322,9 @@ def _run(args: argparse.Namespace) -> int:
     done: dict[str, Any] = {}
     if args.resume and args.output.exists():
         done = read_results(args.output, settings=settings)
+    kinds = {task.kind for task in tasks} | {entry["kind"] for entry in done.values()}
+    if args.calibration is not None and "gift" not in kinds:
+        raise PackError("--calibration draws gift tasks, got ltsf tasks alone: leave it out")
     where = {
         "model_path": args.model,
         "pack": str(args.pack or args.gift_eval),
@@ -361,9 +364,11 @@ def _run(args: argparse.Namespace) -> int:
             kept = f"{args.output} keeps {len(done)} tasks, --resume goes on"
         print(f"interrupted: {kept}", file=sys.stderr)
         return 130
+    if args.csv is not None and not todo:
+        write_text(args.csv, gift_eval.all_results(done, name))
     summary = scoreboard.summarise(done, published)
     print(scoreboard.render(done, summary, name=name))
-    if args.calibration is not None and "calibration" in summary:
+    if args.calibration is not None:
         plot.calibration_chart(args.calibration, summary["calibration"], title=name)
     print(json.dumps(summary["headline"]))
     return 0
