@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import roofline, step
-from tinytsm.config import PRESETS
+from bench import bench_train, roofline, step
+from tinytsm.config import PRESETS, QUANTILES
+from tinytsm.kernels import reference
 
 
 def test_epilogues_save_half_of_swiglu_and_no_operation() -> None:
@@ -38,6 +40,11 @@ def test_the_products_are_those_that_a_step_makes() -> None:
     # a lone variate asks for neither queries nor keys: two of six layers
     lone = 2 * 6.0 * 2 * config.d_model**2
     assert sum(sum(operations.values()) for operations in paper.values()) - lone == counted
+    # the benchmark's count has causal attention at half a square in four layers, and the loss on its grid
+    batched = 4 * 6.0 * config.context_patches * config.d_model
+    met = sum(len(ks) / stride for ks, stride in reference.octaves(config.horizon_patches))
+    batched += 6.0 * met * config.head_rank * config.patch * (1 + len(QUANTILES))
+    assert bench_train.step_flop(config, 1) - batched == pytest.approx(counted)
 
 
 def test_the_command_ends_in_one_json_line(capsys) -> None:
