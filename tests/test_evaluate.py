@@ -334,10 +334,10 @@ def test_tasks_are_chosen_by_glob_and_kind(folder, patterns, kinds, names):
     assert [task.name for task in load_tasks(folder, patterns=patterns, kinds=kinds)] == names
 
 
-def edit(folder: Path, change) -> None:
+def edit(folder: Path, change, *, number: int = 0) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    change(manifest["datasets"][0])
+    change(manifest["datasets"][number])
     path.write_text(json.dumps(manifest))
 
 
@@ -365,6 +365,17 @@ def edit(folder: Path, change) -> None:
         (lambda f: edit(f, lambda d: d["tasks"][0].update(windows="2")), "'windows' must be int"),
         (lambda f: edit(f, lambda d: d["tasks"][0].update(kind="m4")), "one of gift, ltsf, got"),
         (lambda f: edit(f, lambda d: d.update(freq="?", season_length=None)), "freq must read"),
+        (lambda f: edit(f, lambda d: d.update(season_length=-1)), "must be at least 1, got .*-1"),
+        (lambda f: edit(f, lambda d: d.update(season_length="7")), "'season_length' must be int"),
+        (lambda f: edit(f, lambda d: d["tasks"].append(d["tasks"][0])), "got 'tiny/short' twice"),
+        (
+            lambda f: edit(f, lambda d: d["tasks"][0].update(horizons=[4, "8"]), number=1),
+            "'horizons' must be int each, got .4, '8'",
+        ),
+        (
+            lambda f: edit(f, lambda d: d["tasks"][0].update(train_end=-1), number=1),
+            "wanted 0 < train_end <= val_end < test_end, got .-1, 30, 50",
+        ),
         (lambda f: (f / "baselines.json").write_text("{}"), "baselines.json: no 'tasks'"),
         (lambda f: (f / "published.json").write_text("{}"), "published.json: no 'models'"),
     ],
