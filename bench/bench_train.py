@@ -2,7 +2,7 @@
 
 The peak is a large square product, in the blocks' dtype and on the same threads. A step's work counts the products
 that any implementation needs: causal attention at half a square, three passes (forward, and backward for
-inputs and weights), no optimizer, which is timed with the step all the same. Paths: the definitions
+inputs and weights; the series themselves get none), no optimizer, which is timed with the step all the same. Paths: the definitions
 of the ops, the ops that ship (the kernels of the device), each with and without
 torch.compile, and on a GPU, compiled, the kernels of attention alone, embedding and loss being the compiler's; on a CPU
 that is fast at bfloat16 also what the others train in, float32, beside the definitions and the peak in float32. In every
@@ -53,7 +53,8 @@ TOKENS = 1024 if TINY else 1 << 16 if ON_GPU else 8192
 def step_flop(config: ModelConfig, tokens: int) -> float:
     """Useful FLOP of a step on univariate series of full context."""
     width = config.d_model
-    per_token = (2 * config.patch + ops.FRAME_FEATURES) * 3 * width + 2 * width * width
+    # the series are data: no pass makes a gradient of them
+    per_token = (2 * config.patch + ops.FRAME_FEATURES) * 3 * width * 2 / 3 + 2 * width * width
     for layer in range(config.n_layers):
         per_token += width * width + 3 * width * config.d_ff
         if LAYER_PATTERN[layer % len(LAYER_PATTERN)] == "time":

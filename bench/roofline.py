@@ -96,6 +96,12 @@ def parts(
             4 * (patch + 3 * (hidden + d) + 3 * hidden + 3 * (hidden + d)),
             {"tf32": 4.0 * into * (hidden + d) + 6.0 * hidden * d},
         ),
+        # what the loss reads is made of the stream in float32
+        Part(
+            "bottleneck",
+            4 * 3 * (d + config.head_rank),
+            {"tf32": 6.0 * d * config.head_rank},
+        ),
         # the outputs are made twice by the kernel, and two library products follow
         Part(
             "head and loss",

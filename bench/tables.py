@@ -246,11 +246,31 @@ def accuracy(documents: Sequence[Document]) -> str:
     for group, label in _GROUPS.items():
         if group in gift:
             columns.append((f"{gift[group]['tasks']} {label}: MASE, CRPS", group, pair))
-    return markdown(rows, columns)
+    return markdown(rows, columns) + _samples(documents, ("max_windows",))
 
 
 def _of_groups(gift: Mapping[str, Any], who: str) -> dict[str, Any]:
     return {group: gift[group]["scores"].get(who) for group in _GROUPS if group in gift}
+
+
+# What an evaluation left out, by the setting that says so.
+_LEFT_OUT = {
+    "ltsf_stride": lambda n: f"one window in {n}" if n > 1 else "",
+    "max_windows": lambda n: f"at most {n:,} windows of a task" if n else "",
+}
+
+
+def _samples(documents: Sequence[Document], settings: Sequence[str]) -> str:
+    """A paragraph on which windows ours were scored on; nothing where it was all of them."""
+    told = {}
+    for d in documents:
+        notes = (_LEFT_OUT[key](d["settings"].get(key) or 0) for key in settings)
+        told[d["label"]] = ", ".join(filter(None, notes)) or "every window"
+    if set(told.values()) == {"every window"}:
+        return ""
+    if len(set(told.values())) == 1:
+        told = {"Ours": next(iter(told.values()))}
+    return "\n\n" + "; ".join(f"{who}: {note}" for who, note in told.items()) + "."
 
 
 def ltsf(documents: Sequence[Document]) -> str:
@@ -272,9 +292,7 @@ def ltsf(documents: Sequence[Document]) -> str:
     rows += _PUBLISHED_LTSF
     columns: list[Column] = [("model", "model", str), ("parameters", "parameters", str)]
     columns += [(f"{name.upper()}: MSE, MAE", name, pair) for name in datasets]
-    text = markdown(rows, columns)
-    stride = documents[0]["settings"]["ltsf_stride"]
-    return text if stride == 1 else f"{text}\n\nOurs: one window in {stride}."
+    return markdown(rows, columns) + _samples(documents, ("ltsf_stride", "max_windows"))
 
 
 def strategies(documents: Sequence[Document]) -> str:

@@ -72,7 +72,7 @@ def test_scores_are_those_of_a_loop() -> None:
                 errors.append(abs(y - last))
                 scaled.append(abs(y - last) / unit)
                 inside.append(abs(y - last) <= NormalDist().inv_cdf(0.9))
-                for q in (0.1, 0.5, 0.9):
+                for q in metrics.LEVELS:
                     gap = y - last - NormalDist().inv_cdf(q)
                     losses.append(2 * max(q * gap, (q - 1) * gap))
                 labels.append(abs(y))
@@ -80,11 +80,21 @@ def test_scores_are_those_of_a_loop() -> None:
     assert ours["mae"] == pytest.approx(np.mean(errors))
     assert ours["mase"] == pytest.approx(np.mean(scaled))
     assert ours["coverage_80"] == pytest.approx(np.mean(inside))
-    assert ours["crps"] == pytest.approx(np.sum(losses) / 3 / np.sum(labels))
+    assert ours["crps"] == pytest.approx(np.sum(losses) / 9 / np.sum(labels))
     naive = result.scores.loc["seasonal naive"]
     assert result.scores.loc["relative", "mae"] == pytest.approx(ours["mae"] / naive["mae"])
     assert ours["windows"] == 6
     assert list(result.forecasts)[-1] == "0.5"
+
+
+def test_scores_are_the_same_whichever_levels_are_asked_for() -> None:
+    df = frame()
+    few, many = (
+        backtest(Last(), df, 4, quantile_levels=q)
+        for q in ([0.5], [0.975, 0.025, 0.3, 0.7, 0.05, 0.95])
+    )
+    pd.testing.assert_frame_equal(few.scores, many.scores)
+    assert list(many.forecasts)[-6:] == ["0.975", "0.025", "0.3", "0.7", "0.05", "0.95"]
 
 
 def test_a_context_may_be_cut_and_scores_keep_their_units() -> None:

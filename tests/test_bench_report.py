@@ -112,6 +112,20 @@ def test_long_term_means_stand_beside_published_ones(tmp_path):
     assert "| seasonal naive |  | .600, .500 | .600, .500 |" in made
     assert "| Timer-XL, published | 84 M | .404, .417 |  |" in made
     assert "Ours: one window in 4." in made
+    # a sample of another kind beside it: each says its own
+    other = json.loads((tmp_path / "ltsf" / "one.json").read_text())
+    other |= {"label": "tiny", "settings": {"ltsf_stride": 1, "max_windows": 1400}}
+    (tmp_path / "ltsf" / "two.json").write_text(json.dumps(other))
+    made = report.marked("<!-- bench:ltsf -->\n<!-- /bench:ltsf -->", tmp_path)
+    assert "nano, an hour: one window in 4; tiny: at most 1,400 windows of a task." in made
+
+
+def test_a_sample_is_no_evaluation_of_every_window(tmp_path):
+    scores = {"tasks": 66, "scores": {"model": {"mase": 0.8, "crps": 0.6}}}
+    results = {"settings": {"max_windows": 20}, "summary": {"gift": {"all": scores}}}
+    accepted(tmp_path, "accuracy", results)
+    made = report.marked("<!-- bench:accuracy -->\n<!-- /bench:accuracy -->", tmp_path)
+    assert "Ours: at most 20 windows of a task." in made
 
 
 def test_a_study_is_kept_without_its_tasks(tmp_path):

@@ -15,7 +15,7 @@ def results(mase, bases, kind="gift", **fields):
     scores = ("mase", "crps") if kind == "gift" else ("mse", "mae")
     return {
         f"{i}/short": {"kind": kind, "dataset": f"{base}_h", "base": base, "windows": 4}
-        | {"relative": dict.fromkeys(scores, value)}
+        | {"relative": dict.fromkeys(scores, value), "seasonal_naive": dict.fromkeys(scores, 2.0)}
         | fields
         for i, (value, base) in enumerate(zip(mase, bases, strict=True))
     }
@@ -24,7 +24,7 @@ def results(mase, bases, kind="gift", **fields):
 def test_ratio_by_hand():
     a, b = results([0.5, 0.8, 0.9], "xyz"), results([1.0, 1.0, 0.6], "xyz")
     got = compare.compare(a, b)["gift"]
-    assert (got["tasks"], got["bases"]) == (3, 3)
+    assert (got["mase"]["tasks"], got["mase"]["bases"]) == (3, 3)
     assert got["mase"]["ratio"] == pytest.approx((0.5 * 0.8 * 1.5) ** (1 / 3))
     assert got["mase"]["wins"] == pytest.approx(2 / 3)
     # the extremes draw the best base, or the worst, three times
@@ -74,11 +74,21 @@ def test_same_seed_same_interval(rng):
 def test_only_tasks_of_both_count_and_undefined_scores_are_left_out():
     a, b = results([0.5, 0.5, None], "xyz"), results([1.0, 1.0, 1.0], "xyz")
     del b["0/short"]
-    got = compare.compare(a, b)["gift"]
-    assert got["tasks"] == 2
-    assert got["mase"]["ratio"] == pytest.approx(0.5)
+    got = compare.compare(a, b)
+    # what has no ratio is not among the tasks that a share is of
+    assert (got["gift"]["mase"]["tasks"], got["gift"]["mase"]["bases"]) == (1, 1)
+    assert got["gift"]["mase"]["ratio"] == pytest.approx(0.5)
+    assert "better on 100% of 1 tasks, 1 base" in compare.render(got, names=("a", "b"))
     nothing = compare.compare(results([None], "x"), results([1.0], "x"))["gift"]["mase"]
-    assert nothing["ratio"] is None
+    assert nothing["ratio"] is None and nothing["tasks"] == 0
+
+
+def test_one_base_has_no_interval():
+    """Its tasks rise and fall together: whatever is drawn, it is the same."""
+    got = compare.compare(results([0.5, 0.9], "xx"), results([1.0, 1.0], "xx"))
+    assert got["gift"]["mase"]["low"] is None and got["gift"]["mase"]["high"] is None
+    line = compare.render(got, names=("a", "b")).splitlines()[1]
+    assert line.startswith("gift MASE  0.6708  no interval from one base data set  better on 100%")
 
 
 def test_files_that_cannot_be_compared():
@@ -87,6 +97,20 @@ def test_files_that_cannot_be_compared():
         compare.compare(a, results([0.5], "x", windows=3))
     with pytest.raises(PackError, match="share no task"):
         compare.compare(a, {})
+    # a study's file: tasks by strategy
+    with pytest.raises(PackError, match="wanted --output files of `tinytsm evaluate --model`"):
+        compare.compare({"one pass": a}, {"one pass": a})
+
+
+def test_as_many_windows_are_not_the_same_windows():
+    a = results([0.5], "x")
+    for naive in (2.1, None):
+        other = {"seasonal_naive": {"mase": naive, "crps": 2.0}}
+        with pytest.raises(PackError, match=f"seasonal naive has mase 2.0 in one file, {naive} in"):
+            compare.compare(a, results([0.5], "x", **other))
+    # six digits are what a committed file has
+    rounded = {"seasonal_naive": {"mase": 2.000001, "crps": 2.0}}
+    assert compare.compare(a, results([0.5], "x", **rounded))["gift"]["mase"]["ratio"] == 1.0
 
 
 def test_the_command_prints_a_line_for_each_score_and_json(tmp_path, capsys):

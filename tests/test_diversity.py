@@ -233,12 +233,35 @@ def test_command_reports_and_draws(
         assert (pictures / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_families_are_drawn_as_often_as_asked(
+    small_pack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycatch22")
+    made_up, drawn = diversity.made_up, {}
+
+    def counting(sampler, lengths, *, seed: int, name: str) -> diversity.Cloud:
+        drawn[name] = len(lengths)
+        return made_up(sampler, lengths, seed=seed, name=name)
+
+    monkeypatch.setattr(diversity, "made_up", counting)
+    arguments = ["--pack", str(small_pack), "--items", "4", "--per-family", "6"]
+    assert diversity.main(arguments) == 0
+    assert drawn.pop("SynthTS") == 4
+    assert set(drawn.values()) == {6} and "family, 6 draws" in capsys.readouterr().out
+
+
 def test_command_answers_bad_input_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit):
         diversity.main(["--pack", str(tmp_path), "--items", "0"])
     assert "--items" in capsys.readouterr().err
+
+    taken = tmp_path / "taken"
+    taken.touch()
+    # asked before the pack is read
+    assert diversity.main(["--pack", str(tmp_path), "--pictures", str(taken)]) == 2
+    assert f"{taken} cannot be made (File exists)" in capsys.readouterr().err
 
     def absent() -> None:
         raise features.MissingPackageError("features need catch22; run: pip install 'x'")

@@ -262,6 +262,8 @@ def test_results_resume_and_group_as_those_of_a_pack(folder, drifting, tmp_path,
     run_csv(folder, tmp_path / "a.csv", "--tasks", "m4*", *flags)
     rows = run_csv(folder, tmp_path / "a.csv", "--resume", *flags)
     assert next(iter(rows)) == "m4_weekly/W/short" and len(rows) == 5
+    # nothing is left to score, and the table is asked for elsewhere
+    assert run_csv(folder, tmp_path / "b.csv", "--resume", *flags) == rows
     summary = json.loads(output.read_text())["summary"]
     assert summary["gift"]["energy and sensors"]["tasks"] == 4
     assert summary["gift"]["freq W"]["tasks"] == 1

@@ -85,6 +85,14 @@ def test_what_the_lines_say(monkeypatch: pytest.MonkeyPatch) -> None:
     assert legend == ["history", "median", "80 %", "60 %", "40 %", "20 %"]
 
 
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    path = tmp_path / "p.svg"
+    names = ("US$ to AU$", "$x^{$")
+    fan_chart(path, [panel(pd.RangeIndex(9), np.arange(9.0), title=name) for name in names])
+    # each glyph of a text once, dollars among them, which formulas have none of
+    assert "DejaVuSans-24" in path.read_text()
+
+
 def test_many_series_are_capped_and_the_picture_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = drawn(monkeypatch)
     panels = [panel(pd.RangeIndex(9), np.arange(9.0), title=f"s{i}") for i in range(MAX_PANELS + 3)]

@@ -98,7 +98,7 @@ def model(monkeypatch):
 
 def test_the_command_writes_table_json_and_picture(model, tmp_path, capsys):
     output, picture = tmp_path / "study.json", tmp_path / "study.svg"
-    flags = ["calibration", "--model", "runs/normal", "--context", "60", "30", "--count", "4"]
+    flags = ["calibration", "--model", "runs/normal", "--context", "60", "30", "60", "--count", "4"]
     flags += ["--horizon", "5", "--output", str(output), "--plot", str(picture)]
     assert study.main(flags) == 0
     out = capsys.readouterr().out.splitlines()
@@ -121,6 +121,8 @@ def test_the_command_writes_table_json_and_picture(model, tmp_path, capsys):
 def test_what_cannot_be_used_is_exit_code_2(model, monkeypatch, tmp_path, capsys):
     assert study.main(["calibration", "--model", "m", "--output", "no/folder.json"]) == 2
     assert "no folder" in capsys.readouterr().err
+    assert study.main(["calibration", "--model", "m", "--seed", "-1"]) == 2
+    assert "--seed must be at least 0, got -1" in capsys.readouterr().err
     monkeypatch.setattr(study_calibration, "load_model", evaluate.load_model)
     assert study.main(["calibration", "--model", str(tmp_path)]) == 2
     assert "cannot load" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The study of strategies: what is compared, the figures by hand, and the command with its resumption."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,29 @@ def test_cost_is_relative_to_one_pass(folder: Path) -> None:
     # tasks that a strategy lacks are left out of all
     del done["symmetry"]["one/short"]
     assert {r["groups"]["all"]["tasks"] for r in study_strategies.summarise(done)} == {1}
+
+
+class Slow(Constant):
+    """Spends a fifth of a second of processor time on its first forecast, as a model that compiles."""
+
+    warm = False
+
+    def with_options(self, **changes: Any) -> "Slow":
+        return self
+
+    def predict_quantiles(self, inputs, prediction_length, quantile_levels):
+        began = time.process_time()
+        while not self.warm and time.process_time() - began < 0.2:
+            pass
+        self.warm = True
+        return super().predict_quantiles(inputs, prediction_length, quantile_levels)
+
+
+def test_a_first_call_is_nobodys_time(folder: Path) -> None:
+    done: dict = {}
+    study_strategies.study(load_tasks(folder), Slow(), done=done)
+    times = [r["model"]["cpu_seconds"] for records in done.values() for r in records.values()]
+    assert max(times) < 0.1
 
 
 def test_the_command_writes_resumes_and_refuses(

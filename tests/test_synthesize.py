@@ -228,6 +228,7 @@ def test_command_writes_and_sums_up(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--out", "x.parquet"], "--out needs --items N"),
         (["--out", "x.csv", "--items", "1"], "wanted a name that ends in .parquet"),
         (["--out", "no/x.parquet", "--items", "1"], "no folder 'no'; create it first"),
+        (["--show", "x"], "x: wanted a name that ends in .png, .svg, .pdf"),
         (["--out", "x.parquet", "--items", "0"], "items must be between 1 and .* got 0"),
         (["--out", "x.parquet", "--items", "1", "--length", "0"], "length must be .* got 0"),
         (["--out", "x.parquet", "--items", "1", "--seed", "-1"], "seed must be in .* got -1"),

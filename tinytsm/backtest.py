@@ -31,7 +31,7 @@ from tinytsm.result import Forecaster
 
 # windows forecast at a time, which bounds the memory
 _AT_ONCE = 256
-# the interval whose coverage is reported, where its levels are forecast
+# the interval whose coverage is reported
 _LOW, _HIGH = 0.1, 0.9
 # of frequencies of which gluonts, and so `metrics.season_length`, knows none
 _SEASONS = {"D": 7, "SMS-15": 24, "SME-15": 24}
@@ -43,8 +43,8 @@ class Backtest:
 
     forecasts: one row per window and step: id, time stamp, target_name, cutoff (the newest stamp that the forecast
     saw), actual, predictions (the median) and one column per quantile level.
-    scores: rows TinyTSM, seasonal naive, relative (their ratio); columns mase, crps (mean weighted quantile loss), mae,
-    mse (of the mean), coverage_80 (share of values inside the 80 % interval, ties with its ends in part), windows.
+    scores: rows TinyTSM, seasonal naive, relative (their ratio); columns mase, crps (weighted quantile loss, mean over
+    `metrics.LEVELS`), mae, mse (of the mean), coverage_80 (share of values inside the 80 % interval, ties with its ends in part), windows.
     """
 
     forecasts: pd.DataFrame
@@ -120,11 +120,14 @@ def run(
         season = check_count(season, "season")
     if context_length is not None:
         context_length = check_count(context_length, "context_length")
-    asked = tuple(sorted({*levels, 0.5, _LOW, _HIGH}))
+    # scores are over levels of their own, whichever the table is to have
+    scored = metrics.LEVELS
+    asked = tuple(sorted({*levels, *scored}))
+    at = [asked.index(level) for level in scored]
     planned = plan(
         series, horizon=horizon, windows=windows, step=step, context_length=context_length
     )
-    ours, naive = metrics.Scores(levels=asked), metrics.Scores(levels=asked)
+    ours, naive = metrics.Scores(levels=scored), metrics.Scores(levels=scored)
     seasons = [season_of(one) if season is None else season for one in series]
     parts: list[np.ndarray] = []
     todo: Iterator[_Window] = iter(planned)
@@ -141,9 +144,9 @@ def run(
             series[w.series].window(w.origin, horizon, context_length=context_length) for w in batch
         ]
         q, mean, _ = ask(forecaster, visible, horizon, asked)
-        ours.update(labels, quantiles=q, mean=mean, seasonal_errors=units)
+        ours.update(labels, quantiles=q[..., at], mean=mean, seasonal_errors=units)
         pairs = [
-            metrics.seasonal_naive(x, horizon=horizon, season=seasons[w.series], levels=asked)
+            metrics.seasonal_naive(x, horizon=horizon, season=seasons[w.series], levels=scored)
             for x, w in zip(contexts, batch, strict=True)
         ]
         naive.update(

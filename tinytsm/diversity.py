@@ -255,11 +255,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         features.names()
         if args.pictures is not None:
             gallery.require()
+            _make(args.pictures)
         report(args)
     except (PackError, InputError, features.MissingPackageError) as error:
         print(f"tinytsm: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _make(folder: Path) -> None:
+    """Make a folder before the work, not after. Raises InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror or error}); give another folder"
+        ) from None
 
 
 def report(args: argparse.Namespace) -> None:
@@ -271,7 +282,8 @@ def report(args: argparse.Namespace) -> None:
         f"{real.features.shape[1]} features; tau {space.tau:.3f}"
     )
     rng = np.random.default_rng((args.seed, len(frequency)))
-    lengths = rng.choice([len(x) for x in real.values], size=max(args.items, args.rivals))
+    most = max(args.items, args.rivals, args.per_family)
+    lengths = rng.choice([len(x) for x in real.values], size=most)
     print(f"\n{'generator':24}{'series':>8}{'coverage':>10}{'strict':>8}")
     half = halves(space, seed=args.seed)
     print(f"{'real, the other half':24}{len(real.values) // 2:8,}{half:10.3f}", flush=True)
@@ -358,7 +370,6 @@ def _draw(
     seed: int,
 ) -> None:
     """Write the map of the first points of each generator, and the furthest miss of each data set."""
-    folder.mkdir(parents=True, exist_ok=True)
     points = {name: space.scale(cloud.first(_ON_MAP)) for name, cloud in clouds.items()}
     gallery.feature_map(folder / "synth_map.png", space.points, points, near=space.tau)
     furthest = np.argsort(-found.miss)

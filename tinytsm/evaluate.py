@@ -168,7 +168,7 @@ def versions() -> dict[str, str]:
 
 
 def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The finished tasks of a results file. Raises PackError if they were scored under other settings."""
+    """The finished tasks of a results file. Raises PackError if they were scored under other settings, or by others."""
     document = read_json(path)
     old = field_of(document, "settings", path)
     for key, wanted in settings.items():
@@ -176,6 +176,9 @@ def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise PackError(
                 f"{path} was made with {key} {got!r}, not {wanted!r}: choose another --output"
             )
+    # the file names one set of versions for all of its tasks
+    if (got := field_of(document, "versions", path)) != (wanted := versions()):
+        raise PackError(f"{path} was made by {got}, not {wanted}: choose another --output")
     return field_of(document, "tasks", path)
 
 
@@ -319,6 +322,9 @@ def _run(args: argparse.Namespace) -> int:
     done: dict[str, Any] = {}
     if args.resume and args.output.exists():
         done = read_results(args.output, settings=settings)
+    kinds = {task.kind for task in tasks} | {entry["kind"] for entry in done.values()}
+    if args.calibration is not None and "gift" not in kinds:
+        raise PackError("--calibration draws gift tasks, got ltsf tasks alone: leave it out")
     where = {
         "model_path": args.model,
         "pack": str(args.pack or args.gift_eval),
@@ -358,9 +364,11 @@ def _run(args: argparse.Namespace) -> int:
             kept = f"{args.output} keeps {len(done)} tasks, --resume goes on"
         print(f"interrupted: {kept}", file=sys.stderr)
         return 130
+    if args.csv is not None and not todo:
+        write_text(args.csv, gift_eval.all_results(done, name))
     summary = scoreboard.summarise(done, published)
     print(scoreboard.render(done, summary, name=name))
-    if args.calibration is not None and "calibration" in summary:
+    if args.calibration is not None:
         plot.calibration_chart(args.calibration, summary["calibration"], title=name)
     print(json.dumps(summary["headline"]))
     return 0

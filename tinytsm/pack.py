@@ -8,6 +8,7 @@ the rules. Nothing here needs a model or torch.
 import fnmatch
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,16 @@ class Task:
     split: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.horizon, self.windows, self.distance, self.series) < 1:
+        counts = (self.horizon, self.windows, self.distance, self.season_length, self.series)
+        if min(counts) < 1:
             raise PackError(
-                f"{self.name}: horizon, windows, distance and series must be at least 1, got "
-                f"{self.horizon}, {self.windows}, {self.distance} and {self.series}"
+                f"{self.name}: horizon, windows, distance, season_length and series must be at least 1, got "
+                f"{', '.join(map(str, counts))}"
+            )
+        # an end counted from the back would take the test rows for training
+        if self.split is not None and not 0 < self.split[0] <= self.split[1] < self.split[2]:
+            raise PackError(
+                f"{self.name}: wanted 0 < train_end <= val_end < test_end, got {self.split}"
             )
 
 
@@ -78,7 +85,11 @@ def load_tasks(
 
 
 def choose(tasks: list[Task], patterns: Sequence[str]) -> list[Task]:
-    """The tasks with a name that fits a glob (none: all). Raises PackError for a glob that fits nothing."""
+    """The tasks with a name that fits a glob (none: all). Raises PackError for a glob that fits nothing, and for a name
+    of two tasks: results are kept by name."""
+    names = Counter(task.name for task in tasks)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise PackError(f"each task needs a name of its own, got {twice[0]!r} twice")
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(task.name, pattern) for task in tasks):
             known = ", ".join(task.name for task in tasks[:4])
@@ -101,7 +112,9 @@ def _dataset_tasks(entry: Mapping[str, Any], pack: Path) -> Iterator[Task]:
         "reader": _read_parquet,
         "freq": freq,
         "domain": entry.get("domain", "unknown"),
-        "season_length": entry.get("season_length") or _season(freq, where),
+        "season_length": field_of(entry, "season_length", where, int)
+        if entry.get("season_length") is not None
+        else _season(freq, where),
         "series": _parquet_rows(path),
         "variates": entry.get("num_variates", 1),
     }
@@ -123,7 +136,10 @@ def _dataset_tasks(entry: Mapping[str, Any], pack: Path) -> Iterator[Task]:
             first, start, end = (
                 field_of(rule, key, where, int) for key in ("train_end", "val_end", "test_end")
             )
-            for horizon in field_of(rule, "horizons", where, list):
+            horizons = field_of(rule, "horizons", where, list)
+            if not all(isinstance(horizon, int) for horizon in horizons):
+                raise PackError(f"{where}: 'horizons' must be int each, got {horizons}")
+            for horizon in horizons:
                 yield Task(
                     name=f"{name}/ltsf/{horizon}",
                     kind=kind,

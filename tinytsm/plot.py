@@ -170,9 +170,7 @@ def _draw_panel(axes: "Axes", one: Panel, last: int | None) -> None:
         axes.plot(past[marks], values[marks], "o", color=_MARK, markersize=4.5, zorder=5)
     if not within:
         axes.axvline(past[-1], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=2)
-    axes.set_title(
-        one.title if len(one.title) <= 60 else one.title[:57] + "...", loc="left", fontsize=10
-    )
+    _title(axes, one.title if len(one.title) <= 60 else one.title[:57] + "...")
     _dress(axes)
     axes.margins(x=0.01)
     if past.dtype.kind == "M":
@@ -223,6 +221,11 @@ def _axis_values(index: Any) -> np.ndarray:
     return np.asarray(index)
 
 
+def _title(axes: "Axes", text: str) -> None:
+    # names are the user's: between two dollars matplotlib would read a formula
+    axes.set_title(text, loc="left", fontsize=10, parse_math=False)
+
+
 def _dress(axes: "Axes") -> None:
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -258,11 +261,7 @@ def loss_curve(log: str | Path, path: str | Path, *, title: str = "training loss
     axes.set_ylim(low - pad, high + pad)
     axes.set_ylabel("loss", color=_TEXT)
     seen = f", {_short_number(tokens[-1])} tokens" if np.isfinite(tokens[-1]) else ""
-    axes.set_title(
-        f"{title}: {smoothed[-1]:.4g} after {int(steps[-1]):,} steps{seen}",
-        loc="left",
-        fontsize=10,
-    )
+    _title(axes, f"{title}: {smoothed[-1]:.4g} after {int(steps[-1]):,} steps{seen}")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT)
     if has_rates:
         grid[1].plot(steps, rates, color=_HISTORY, linewidth=1)
@@ -314,7 +313,7 @@ def calibration_chart(
     coverage.plot([], [], color=_HISTORY, alpha=0.4, label="each group")
     coverage.set_xlabel("quantile level", color=_TEXT)
     coverage.set_ylabel("share of labels at or below", color=_TEXT)
-    coverage.set_title(title, loc="left", fontsize=10)
+    _title(coverage, title)
     coverage.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT)
     shares = curves["all"]["pit"]
     at = (np.arange(len(shares)) + 0.5) / len(shares)
@@ -346,7 +345,7 @@ def regret_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, titl
         shares = [record["coverage"][level] for level in levels]
         coverage.plot(list(map(float, levels)), shares, color=color, marker="o", markersize=3)
     contexts = sorted({record["context"] for record in newest.values()})
-    regret.set_title(f"{title}, context {', '.join(map(str, contexts))}", loc="left", fontsize=10)
+    _title(regret, f"{title}, context {', '.join(map(str, contexts))}")
     regret.set_ylim(bottom=0)
     regret.set_xlabel("steps ahead", color=_TEXT)
     regret.set_ylabel("regret, % of the least expected loss", color=_TEXT)
@@ -382,7 +381,7 @@ def strategy_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, ti
                 fontsize=7,
                 color=_TEXT,
             )
-    axes.set_title(title, loc="left", fontsize=10)
+    _title(axes, title)
     axes.set_xscale("log")
     axes.set_xlabel("time, relative to one pass", color=_TEXT)
     axes.set_ylabel("loss, relative to one pass", color=_TEXT)

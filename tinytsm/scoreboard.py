@@ -6,6 +6,7 @@ scores relative to seasonal naive on the same windows, so seasonal naive itself 
 """
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -174,7 +175,12 @@ def _published_means(
         table["model"] = {
             key: geometric_mean(e["relative"][key] for e in own) for key in SCORES["gift"]
         }
-    return dict(sorted(table.items(), key=lambda item: item[1]["mase"] or 0.0))
+
+    def place(item: tuple[str, dict[str, float | None]]) -> float:
+        mase = item[1]["mase"]
+        return math.inf if mase is None else mase
+
+    return dict(sorted(table.items(), key=place))
 
 
 def render(results: Results, summary: Mapping[str, Any], *, name: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinytsm import metrics, plot, processes
+from tinytsm.errors import InputError
 from tinytsm.evaluate import SeasonalNaive, load_model, positive, write_results
 from tinytsm.result import Forecaster
 from tinytsm.scoreboard import text_table
@@ -129,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {args.seed}")
     model, _ = load_model(args.model, args.device)
     name = Path(args.model).resolve().name
     settings = {key: getattr(args, key) for key in ("context", "horizon", "count", "seed")}
@@ -137,9 +140,9 @@ def _run(args: argparse.Namespace) -> int:
         name: lambda season: model,
         "seasonal naive": lambda season: SeasonalNaive(season_length=season),
     }
-    total = len(processes.PROCESSES) * len(args.context) * len(forecasters)
+    contexts = sorted(set(settings.pop("context")))
+    total = len(processes.PROCESSES) * len(contexts) * len(forecasters)
     with tqdm(total=total, unit="record", file=sys.stderr) as bar:
-        contexts = sorted(settings.pop("context"))
         records = study(forecasters, contexts=contexts, advance=bar.update, **settings)
     document = {"settings": settings | {"context": contexts, "model": name}, "records": records}
     if args.output is not None:

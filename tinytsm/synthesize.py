@@ -308,9 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(args: argparse.Namespace, families: tuple[str, ...]) -> int:
     # Drawing needs matplotlib, writing does not
-    from tinytsm import gallery
+    from tinytsm import gallery, plot
 
-    gallery.draw(args.show, seed=args.seed, families=families)
+    gallery.draw(check_output(args.show, plot.SUFFIXES), seed=args.seed, families=families)
     print(f"wrote {args.show}", file=sys.stderr)
     return 0
 
