@@ -21,7 +21,7 @@ from tinytsm.config import QUANTILES
 from tinytsm.covariates import check_roles, encode, go_on, shared_columns
 from tinytsm.errors import DataWarning, Doubt, InputError
 from tinytsm.result import Forecaster, InformedForecaster
-from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
+from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps, stamp_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -245,7 +245,7 @@ def _timelines(
                 whose = "" if item is None else f" of {label}"
                 raise InputError(
                     f"{place(df, row)}, column {str(layout.timestamp_column)!r}: time stamp "
-                    f"{_stamp_text(own[own.duplicated()][0])}{whose} is there twice; delete one of the rows"
+                    f"{stamp_text(own[own.duplicated()][0])}{whose} is there twice; delete one of the rows"
                     + (
                         ""
                         if item is not None
@@ -266,12 +266,6 @@ def _timelines(
         build(item, rows, borrowed) if line is None else line
         for item, rows, line in zip(items, rows_of, lines, strict=True)
     ]
-
-
-def _stamp_text(stamp: Any) -> str:
-    if not isinstance(stamp, pd.Timestamp):
-        return str(stamp)
-    return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
 
 
 def _onto_grid(values: np.ndarray, line: Timeline) -> np.ndarray:
