@@ -438,6 +438,15 @@ def test_a_future_of_more_steps_says_what_to_leave_out() -> None:
         read(pd.DataFrame(rows), pd.DataFrame({"x": range(5)}), 3, target="y")
 
 
+@pytest.mark.parametrize("df", [pd.Series([1.0, 2.0]), {"target": [1.0]}, [1.0]])
+def test_what_is_no_frame_is_named(df: Any) -> None:
+    wanted = f"df must be a pandas DataFrame, got {type(df).__name__}; give"
+    with pytest.raises(InputError, match=wanted):
+        predict_frame(Naive(), df, prediction_length=1)
+    with pytest.raises(InputError, match=f"future_{wanted}"):
+        predict_frame(Naive(), long_frame(), prediction_length=1, future_df=df)
+
+
 def read(df: pd.DataFrame, future: pd.DataFrame, horizon: int, **named: Any) -> Any:
     roles: dict[str, Any] = dict.fromkeys(("id_column", "timestamp_column", "target", "freq"))
     return frames.read_frame(df, **roles | named, future_df=future, horizon=horizon)

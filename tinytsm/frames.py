@@ -122,6 +122,12 @@ def read_frame(
     covariates: columns to keep beside each series; with `future_df` those that it shares with the table, known for
     `horizon` more steps. Raises InputError for what is wrong with either.
     """
+    for name, table in (("df", df), ("future_df", future_df)):
+        if table is not None and not isinstance(table, pd.DataFrame):
+            raise InputError(
+                f"{name} must be a pandas DataFrame, got {type(table).__name__}; give one (polars: to_pandas()), or "
+                "arrays and single columns to forecast"
+            )
     df = levels_as_columns(df, id_column, timestamp_column)
     names = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     future: pd.DataFrame | None = None
