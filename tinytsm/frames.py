@@ -255,7 +255,7 @@ def _timelines(
                     + (
                         ""
                         if item is not None
-                        else ", or name the ids' column with --id-column (id_column=)"
+                        else ", join date and hour to one column, or name the ids' column with --id-column (id_column=)"
                     )
                 )
             known[key] = lay_out(own, freq=step, name=label)
