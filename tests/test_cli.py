@@ -151,7 +151,7 @@ def test_the_model_is_the_shipped_one_or_the_named(
         (["text.csv", "--horizon", "1"], "line 3, column 'y': 'abc' is not a number; write it as 1234.5"),
         (["empty.csv", "--horizon", "1"], "empty.csv is empty; it needs a header line"),
         (["blank.csv", "--horizon", "1"], "series 'y': every value is missing; fill in at least one"),
-        (["data.csv", "--horizon", "1", "--nonsense"], "unrecognized arguments: --nonsense (see tinytsm --help)"),
+        (["data.csv", "--horizon", "1", "--nonsense"], "unrecognized arguments: --nonsense (see tinytsm forecast --help)"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(
