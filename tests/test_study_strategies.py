@@ -115,6 +115,22 @@ def test_cost_is_relative_to_one_pass(folder: Path) -> None:
     assert {r["groups"]["all"]["tasks"] for r in study_strategies.summarise(done)} == {1}
 
 
+def test_the_first_forecast_of_a_process_is_in_no_cost(folder: Path) -> None:
+    calls = []
+
+    class Loading(Constant):
+        def with_options(self, **changes: Any) -> Constant:
+            calls.append("options")
+            return super().with_options(**changes)
+
+        def predict_quantiles(self, *args: Any) -> tuple:
+            calls.append("forecast")
+            return super().predict_quantiles(*args)
+
+    study_strategies.study(load_tasks(folder), Loading(), done={})
+    assert calls[:2] == ["forecast", "options"] and "forecast" not in calls[1:]
+
+
 def test_the_command_writes_resumes_and_refuses(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
