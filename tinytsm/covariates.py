@@ -46,7 +46,9 @@ def check_roles(future: pd.DataFrame, layout: Layout) -> None:
     for column in (layout.id_column, layout.timestamp_column):
         if column is not None and column not in future.columns:
             listed = ", ".join(map(str, future.columns))
-            raise InputError(f"{FUTURE} has no column {column!r}; it has: {listed}")
+            raise InputError(
+                f"{FUTURE} has no column {column!r}; it has: {listed}; add it, with a row for each step to come of each series"
+            )
 
 
 def encode(
