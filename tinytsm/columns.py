@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.errors import Doubt, InputError
+from tinytsm.stamps import looks_like_clock, looks_like_dates
 from tinytsm.tables import ID_NAMES, is_text
-from tinytsm.timeline import looks_like_clock, looks_like_dates
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
 _TARGET_NAMES = ("target", "y", "value", "values")

@@ -13,8 +13,8 @@ import pandas as pd
 
 from tinytsm.columns import Layout, numbers, place
 from tinytsm.errors import InputError
+from tinytsm.stamps import parse_stamps, stamp_text
 from tinytsm.tables import is_text
-from tinytsm.timeline import parse_stamps, stamp_text
 
 if TYPE_CHECKING:
     from tinytsm.frames import Series

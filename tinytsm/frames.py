@@ -21,7 +21,8 @@ from tinytsm.config import QUANTILES
 from tinytsm.covariates import check_roles, encode, go_on, shared_columns
 from tinytsm.errors import DataWarning, Doubt, InputError
 from tinytsm.result import Forecaster, InformedForecaster
-from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps, stamp_text
+from tinytsm.stamps import parse_stamps, stamp_text
+from tinytsm.timeline import Timeline, lay_out, parse_freq
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

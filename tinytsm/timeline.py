@@ -1,7 +1,7 @@
 """Time stamps to a regular grid.
 
 A forecaster sees values at equal steps; stamps in the world have gaps, jitter, months of unequal length and summer
-time. `parse_stamps` reads them, `lay_out` finds the step, assigns each stamp a cell and can continue the grid.
+time. `lay_out` finds the step, assigns each stamp (`tinytsm.stamps`) a cell and can continue the grid.
 The grid ends at the newest stamp, so that a forecast begins one step after it.
 """
 
@@ -9,29 +9,24 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
-from tinytsm.errors import Doubt, InputError
+from tinytsm.errors import InputError
+from tinytsm.stamps import exact_alias
 
 # a grid this long comes from a wrong date or a wrong step, and would fill the memory with missing values
 MAX_STEPS = 10_000_000
 _DAY = 86_400_000_000_000  # ns
 _ADVICE = "give --freq (freq= in Python) such as h, D, MS or 15min"
-_DATE_LIKE = re.compile(r"\d{4}|\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2}|\d:\d\d")
-_DAY_OR_MONTH_FIRST = re.compile(r"\s*\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2,4}\b")
-_CLOCK = r"(?i:\s*\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*([ap]\.?m\.?)?\s*(Z|[+-]\d\d:?\d\d)?\s*)"
 # pandas 2.2 renamed these; tables, papers and other forecasters still say them
 _OLD_NAMES = {
     "H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns",
     "M": "ME", "BM": "BME", "Q": "QE", "BQ": "BQE", "A": "YE", "Y": "YE", "AS": "YS", "BA": "BYE",
 }  # fmt: skip
-
-
 _WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 
 
@@ -79,160 +74,6 @@ def parse_freq(freq: str | int) -> BaseOffset | int:
             f"unknown frequency {str(freq)!r}; use one such as min, h, D, B, W, MS, ME, QS, YE or 15min"
         )
     return offset
-
-
-def looks_like_dates(column: pd.Series) -> bool:
-    """Whether most of the first texts of a column are dates; a name alone says nothing."""
-    if isinstance(column.dtype, pd.DatetimeTZDtype | pd.PeriodDtype) or column.dtype.kind == "M":
-        return True
-    if pd.api.types.is_numeric_dtype(column):
-        return False
-    sample = column.dropna().iloc[:50].astype(str)
-    if sample.map(lambda s: bool(_DATE_LIKE.search(s))).sum() * 2 <= len(sample):
-        return False
-    # SKU-1001 has four digits too
-    return bool(_parse_text(sample)[0].notna().mean() > 0.5)
-
-
-def looks_like_clock(column: pd.Series) -> bool:
-    """Whether most of the first texts of a column are times of day, such as 15:00."""
-    sample = column.dropna().iloc[:50].astype(str)
-    return bool(sample.str.fullmatch(_CLOCK).sum() * 2 > len(sample))
-
-
-def parse_stamps(column: pd.Series, where: Callable[[int], str]) -> tuple[pd.Index, str | None]:
-    """Read a column as stamps: (rows,) DatetimeIndex in ns, or int64 index; and a note or None.
-
-    where: row position -> words that name the row. Raises InputError for the first row that is no stamp.
-    """
-    label = f"column {str(column.name)!r}"
-    if column.isna().any():
-        row = int(np.flatnonzero(column.isna())[0])
-        raise InputError(
-            f"{where(row)}, {label}: time stamp is missing; fill it in or delete the row"
-        )
-    if pd.api.types.is_bool_dtype(column) or column.dtype.kind in "cm":
-        raise InputError(f"{label} holds {column.dtype}, not time stamps; name another column")
-    if pd.api.types.is_numeric_dtype(column):
-        return _parse_numbers(column, label, where)
-    if isinstance(column.dtype, pd.PeriodDtype):
-        column = column.dt.to_timestamp()
-    note = None
-    if not pd.api.types.is_datetime64_any_dtype(column):
-        text = column.astype(object).astype(str)
-        column, note = _parse_text(text)
-        if column.isna().any():
-            row = int(np.flatnonzero(column.isna())[0])
-            raise InputError(
-                f"{where(row)}, {label}: {_short(text.iloc[row])} is not a date; write it as 2024-01-31 or "
-                "2024-01-31 15:00"
-            )
-        note = note and type(note)(f"{label}: {note}")
-    try:
-        return pd.DatetimeIndex(column).as_unit("ns"), note
-    except (pd.errors.OutOfBoundsDatetime, OverflowError):
-        raise InputError(f"{label}: dates must lie between the years 1678 and 2261") from None
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _parse_numbers(
-    column: pd.Series, label: str, where: Callable[[int], str]
-) -> tuple[pd.Index, str | None]:
-    values = column.to_numpy(np.float64)
-    wrong = ~(np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**53))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        if 2**53 <= abs(values[row]) < np.inf:
-            raise InputError(
-                f"{where(row)}, {label}: {column.iloc[row]} is too large for a whole number of steps; convert the column "
-                "with pd.to_datetime if it counts nanoseconds, or divide it"
-            )
-        raise InputError(
-            f"{where(row)}, {label}: {values[row]:g} is neither a date nor a whole number; "
-            "name another time stamp column or leave it out"
-        )
-    whole = values.astype(np.int64)
-    dates, written = _dates_in_digits(whole)
-    # within one year, months may as well be numbers that happen to end in 01 to 12
-    if dates is None or (written == "YYYYMM" and whole.min() // 100 == whole.max() // 100):
-        return pd.Index(whole), None
-    return pd.DatetimeIndex(dates).as_unit("ns"), f"{label}: read as dates {written}"
-
-
-def _dates_in_digits(whole: np.ndarray) -> tuple[pd.Series | None, str]:
-    """Dates written as whole numbers, None where some are no dates; and how they are written."""
-    low, high = whole.min(), whole.max()
-    for oldest, newest, form, written in (
-        (1900_01_01_00_00, 2200_12_31_23_59, "%Y%m%d%H%M", "YYYYMMDDHHMM"),
-        (1900_01_01_00, 2200_12_31_23, "%Y%m%d%H", "YYYYMMDDHH"),
-        (1900_01_01, 2200_12_31, "%Y%m%d", "YYYYMMDD"),
-        (1900_01, 2200_12, "%Y%m", "YYYYMM"),
-    ):
-        if oldest <= low and high <= newest:
-            dates = pd.to_datetime(pd.Series(whole.astype(str)), format=form, errors="coerce")
-            if dates.notna().all():
-                return dates, written
-    return None, ""
-
-
-def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
-    """Dates of a text column, NaT where there is none; the reading that understands most rows wins."""
-    if text.str.fullmatch(r"(\d{6}|\d{10})").all():
-        # pandas takes 200101 for the 20th of January 2001
-        dates, written = _dates_in_digits(text.to_numpy(np.int64))
-        if dates is None:
-            return pd.Series(pd.NaT, index=text.index), None
-        return dates.set_axis(text.index), f"read as dates {written}"
-    # pandas reads words such as "now" and times of day such as 12:00 as dates of today
-    text = text.where(text.str.contains(r"\d", regex=True) & ~text.str.fullmatch(_CLOCK))
-    best = _to_datetime(text)
-    note: str | None = None
-    if not best.isna().any():
-        if text.str.match(_DAY_OR_MONTH_FIRST).all():
-            other = _to_datetime(text, dayfirst=True)
-            if not other.isna().any() and not other.equals(best):
-                # nobody who writes dots puts the month first
-                dotted = text.str.match(r"\s*\d+\.").all()
-                day_first = dotted or (_is_regular(other) and not _is_regular(best))
-                best, first = (other, "day") if day_first else (best, "month")
-                note = Doubt(f"dates are read as {first} first; write 2024-01-31 if that is wrong")
-        return best, note
-    for reading, remark in (
-        ({"format": "ISO8601"}, None),
-        ({"dayfirst": True}, "dates are read as day first"),
-        ({"format": "ISO8601", "utc": True}, "UTC offsets differ, so all stamps are in UTC"),
-    ):
-        parsed = _to_datetime(text, **reading)
-        if parsed.isna().sum() < best.isna().sum():
-            best, note = parsed, remark
-    return best, note
-
-
-def _is_regular(dates: pd.Series) -> bool:
-    distinct = pd.DatetimeIndex(dates.drop_duplicates().sort_values())
-    return len(distinct) > 2 and _exact_alias(distinct) is not None
-
-
-def _to_datetime(text: pd.Series, **options: object) -> pd.Series:
-    unread = pd.Series(pd.NaT, index=text.index)
-    with warnings.catch_warnings():
-        # mixed formats and mixed offsets warn; they are told apart by what could be read
-        warnings.simplefilter("ignore")
-        try:
-            parsed = pd.to_datetime(text, errors="coerce", **options)
-        except (ValueError, OverflowError, TypeError):
-            return unread
-    return parsed if pd.api.types.is_datetime64_any_dtype(parsed) else unread
-
-
-def stamp_text(stamp: Any) -> str:
-    """A stamp for messages: midnight goes without its zeros."""
-    if not isinstance(stamp, pd.Timestamp):
-        return str(stamp)
-    return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
 
 
 def lay_out(stamps: pd.Index, *, freq: str | int | None, name: str) -> Timeline:
@@ -350,18 +191,11 @@ def _common(gaps: np.ndarray) -> int:
     return median
 
 
-def _exact_alias(stamps: pd.DatetimeIndex) -> str | None:
-    with warnings.catch_warnings():
-        # pandas 4 will give the offset itself, which serves as well
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return pd.infer_freq(stamps)
-
-
 def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
     """The step of ordered stamps, None where fewer than 3 leave it open."""
     if len(stamps) < 3:
         return None
-    alias = _exact_alias(stamps)
+    alias = exact_alias(stamps)
     if alias is not None:
         return to_offset(alias)
     absolute = _common(np.diff(stamps.asi8))
