@@ -232,6 +232,7 @@ class TinyTSM:
                 length,
                 forward=forward,
                 strategy=strategy,
+                zeros=options.nonnegative in (None, True),
             )
             cut = torch.from_numpy(
                 np.concatenate([zero_below(item.values, options.nonnegative) for item, _ in chunk])
