@@ -78,11 +78,11 @@ def test_chronos_readme_runs_with_one_import_changed() -> None:
         ),
         (
             lambda f: f.iloc[:-1],
-            "the 5 steps from 2024-03-01 .* for series 'b', got 4 rows; .* none instead of 2024-03-05",
+            "the 5 steps from 2024-03-01 .* for series 'b', got 4 rows: add 1, the first 2024-03-05",
         ),
         (
             lambda f: f.assign(timestamp=f["timestamp"] + pd.Timedelta(days=1)),
-            "the 5 steps from 2024-03-01 .* for series 'a', got 5 rows; .* 2024-03-02 .* of 2024-03-01",
+            "the 5 steps from 2024-03-01 .* for series 'a', got 5 rows: add 1, the first 2024-03-01; leave out 1, the first 2024-03-06",
         ),
         (lambda f: f.iloc[:0], "has no rows; give the steps to come of each series"),
         (lambda f: f.assign(timestamp=None), "row 0, column 'timestamp': time stamp is"),

@@ -143,7 +143,7 @@ def test_the_model_is_the_shipped_one_or_the_named(
         (["data.csv", "--horizon", "1", "--output", "x.txt"], "x.txt: wanted a name that ends in .csv, .json"),
         (["data.csv", "--horizon", "1", "--plot", "x.csv"], "x.csv: wanted a name that ends in .png, .svg, .pdf"),
         (["data.csv", "--horizon", "1", "--output", "no/x.csv"], "no/x.csv: no folder 'no'; create it first"),
-        (["data.csv", "--horizon", "1", "--model", "no"], "--model no: no such file or folder; leave it out for the shipped model, or train"),
+        (["data.csv", "--horizon", "1", "--model", "no"], "--model no: no such file or folder, and no shipped model (nano, tiny); name one"),
         (["data.csv", "--horizon", "1", "--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1 or mps, got 'gpu'"),
         (["data.csv", "--horizon", "1", "--target", "z"], "column 'z' for the target is missing; the table has: date, y"),
         (["data.csv", "--horizon", "1", "--freq", "x"], "unknown frequency 'x'; use one such as"),
@@ -151,7 +151,7 @@ def test_the_model_is_the_shipped_one_or_the_named(
         (["text.csv", "--horizon", "1"], "line 3, column 'y': 'abc' is not a number; write it as 1234.5"),
         (["empty.csv", "--horizon", "1"], "empty.csv is empty; it needs a header line"),
         (["blank.csv", "--horizon", "1"], "series 'y': every value is missing; fill in at least one"),
-        (["data.csv", "--horizon", "1", "--nonsense"], "unrecognized arguments: --nonsense (see tinytsm --help)"),
+        (["data.csv", "--horizon", "1", "--nonsense"], "unrecognized arguments: --nonsense (see tinytsm forecast --help)"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(

@@ -85,7 +85,11 @@ def test_what_is_guessed_is_said() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"target": "c"}, "column 'c' for the target is missing; the table has: date, a"),
+        (
+            {"target": "c"},
+            "column 'c' for the target is missing; the table has: date, a; name one of these, or none",
+        ),
+        ({"covariates": ["c"]}, "'c' for the covariates .*; name one of these, or none$"),
         ({"id_column": "c"}, "column 'c' for the ids is missing"),
         ({"timestamp_column": "c"}, "column 'c' for the time stamps is missing"),
         (
@@ -106,6 +110,9 @@ def test_tables_without_numbers() -> None:
         match=r"no number column to forecast: row 0, column 'b' holds 'x'; the table needs",
     ):
         layout({"date": DAYS, "b": ["x", "y", "z"]})
+    # what keeps it from being one, not what would do
+    with pytest.raises(InputError, match=r"row 1, column 'b' holds '1,032'; .* as 1234\.5"):
+        layout({"date": DAYS, "b": ["950", "1,032", "1,100"]})
     with pytest.raises(
         InputError, match="no number column to forecast; the table needs a column of numbers"
     ):
@@ -117,6 +124,20 @@ def test_two_columns_that_could_be_ids() -> None:
     with pytest.raises(
         InputError,
         match=r"time stamps repeat and 'shop', 'town' could name the series; choose with --id",
+    ):
+        layout(table)
+
+
+def test_columns_that_are_ids_only_together() -> None:
+    table = {
+        "date": [DAYS[0], DAYS[1]] * 4,
+        "town": list("xxxxyyyy"),
+        "shop": list("uuvvuuvv"),
+        "sold": range(8),
+    }
+    with pytest.raises(
+        InputError,
+        match="time stamps repeat and only 'town', 'shop' together name the series; join them to one",
     ):
         layout(table)
 

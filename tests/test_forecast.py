@@ -426,6 +426,19 @@ def test_an_item_is_what_the_definition_says(rng: np.random.Generator) -> None:
                 as_item(x, 0, newest=newest, longest_tail=tail)
 
 
+@pytest.mark.parametrize(("longest", "unit"), [(400, 7 * 24), (100, 24), (20, 1)])
+def test_a_season_keeps_its_place_over_a_long_missing_end(longest: int, unit: int) -> None:
+    x = np.sin(np.arange(3001) * np.pi / 12)
+    x[1000:] = np.nan
+    item, _ = as_item(x, 0, newest=1024, longest_tail=longest)
+    counted = int(np.isnan(item.values).sum())
+    assert longest - unit < counted <= longest and (2001 - counted) % unit == 0
+    # without a season all that may count does
+    x[:1000] = np.random.default_rng(0).normal(size=1000)
+    item, _ = as_item(x, 0, newest=1024, longest_tail=longest)
+    assert np.isnan(item.values).sum() == longest
+
+
 def test_a_buffer_that_is_filled_again_was_read(forecaster: TinyTSM) -> None:
     buffer = np.empty(40)
 

@@ -410,8 +410,9 @@ def test_covariates_lie_on_the_grid_and_texts_are_kinds() -> None:
         ({"y": [1.0, np.nan, 2]}, "column 'y' is the target and cannot be a covariate too"),
         (
             {"step": [3, 4, 6]},
-            "the 3 steps from 3 to 5 .* the first that differs is 6 instead of 5",
+            "the 3 steps from 3 to 5 once each .* got 3 rows: add 1, the first 5; leave out 1, the first 6$",
         ),
+        ({"step": [3, 4, 3]}, "add 1, the first 5; delete the second of 1, the first 3$"),
     ],
 )
 def test_a_future_that_cannot_be_used_is_named(spoil: dict, message: str) -> None:
@@ -422,6 +423,28 @@ def test_a_future_that_cannot_be_used_is_named(spoil: dict, message: str) -> Non
             Naive(), df, prediction_length=3, id_column=None, timestamp_column="step", target="y",
             future_df=future,
         )  # fmt: skip
+
+
+def test_a_future_of_more_steps_says_what_to_leave_out() -> None:
+    df = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=9), "y": 1.0, "x": range(9)})
+    future = pd.DataFrame({"date": pd.date_range("2024-01-10", periods=5), "x": range(5)})
+    with pytest.raises(
+        InputError,
+        match="from 2024-01-10 to 2024-01-12 .* got 5 rows: leave out 2, the first 2024-01-13$",
+    ):
+        read(df, future, 3, target="y")
+    rows = {"y": 1.0, "x": range(9)}
+    with pytest.raises(InputError, match="from 9 to 11 .* got 5 rows: leave out 2, the first 12$"):
+        read(pd.DataFrame(rows), pd.DataFrame({"x": range(5)}), 3, target="y")
+
+
+@pytest.mark.parametrize("df", [pd.Series([1.0, 2.0]), {"target": [1.0]}, [1.0]])
+def test_what_is_no_frame_is_named(df: Any) -> None:
+    wanted = f"df must be a pandas DataFrame, got {type(df).__name__}; give"
+    with pytest.raises(InputError, match=wanted):
+        predict_frame(Naive(), df, prediction_length=1)
+    with pytest.raises(InputError, match=f"future_{wanted}"):
+        predict_frame(Naive(), long_frame(), prediction_length=1, future_df=df)
 
 
 def read(df: pd.DataFrame, future: pd.DataFrame, horizon: int, **named: Any) -> Any:

@@ -130,3 +130,9 @@ def test_levels_that_are_none(miniature: TinyTSM, levels: Any) -> None:
 def test_a_level_that_was_not_asked_for(miniature: TinyTSM) -> None:
     with pytest.raises(ValueError, match="level 0.05 was not forecast, only 0.1, 0.2"):
         miniature.forecast([1, 2, 3], 2).interval(0.9)
+
+
+@pytest.mark.parametrize("coverage", [80, 0, 1, -0.5, float("nan")])
+def test_coverage_is_a_share(miniature: TinyTSM, coverage: float) -> None:
+    with pytest.raises(ValueError, match=f"between 0 and 1, such as 0.8, got {coverage!r}"):
+        miniature.forecast([1, 2, 3], 2).interval(coverage)

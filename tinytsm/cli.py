@@ -70,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = int(module.main(argv[1:]) or 0)
             console.flush()
             return status
-        args = build_parser().parse_args(argv)
+        args, unknown = build_parser().parse_known_args(argv)
+        if unknown:
+            raise console.UsageError(
+                f"unrecognized arguments: {' '.join(unknown)} (see tinytsm {args.command} --help)"
+            )
         args.run(args)
     except (console.UsageError, InputError) as error:
         return _complain(str(error))

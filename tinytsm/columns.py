@@ -68,7 +68,11 @@ def infer_layout(
     ):
         if column is not None and column not in df.columns:
             known = ", ".join(map(str, df.columns[:20]))
-            raise InputError(f"column {column!r} for the {role} is missing; the table has: {known}")
+            found = "" if role == "covariates" else " (None in Python) to have it found"
+            raise InputError(
+                f"column {column!r} for the {role} is missing; the table has: {known}; "
+                f"name one of these, or none{found}"
+            )
     taken = [c for c in (id_column, timestamp_column, *targets) if c is not None]
     if len(set(taken)) < len(taken):
         twice = next(c for c in taken if taken.count(c) > 1)
@@ -166,7 +170,13 @@ def _find_ids(
     clocks = [c for c in texts if looks_like_clock(df[c])]
     # a series has each time stamp once, but for a mistake or two: a column where most are there again names something else
     stamps = timestamp_column
-    texts = [c for c in texts if c not in clocks and df.duplicated([c, stamps]).mean() < 0.5]
+    words = [c for c in texts if c not in clocks]
+    texts = [c for c in words if df.duplicated([c, stamps]).mean() < 0.5]
+    if not texts and len(words) > 1 and not df.duplicated([*words, stamps]).any():
+        raise InputError(
+            f"time stamps repeat and only {', '.join(map(repr, words[:5]))} together name the series; join them to one "
+            "column and name it with --id-column (id_column=)"
+        )
     if not texts and clocks:
         raise InputError(
             f"time stamps repeat and column {str(clocks[0])!r} holds times of day; join the two to one column such as "
@@ -197,7 +207,7 @@ def _find_targets(
             where, bad = _first_text(df, unused[0])
             raise InputError(
                 f"no number column to forecast: {where}, column {str(unused[0])!r} holds {bad!r}; "
-                "the table needs a column of numbers"
+                "the table needs a column of numbers, written as 1234.5"
             )
         raise InputError("no number column to forecast; the table needs a column of numbers")
     if unused:
@@ -206,7 +216,10 @@ def _find_targets(
 
 
 def _first_text(df: pd.DataFrame, column: str) -> tuple[str, str]:
-    row = int(np.flatnonzero(df[column].notna())[0])
+    given = df[column].notna()
+    # the first that is no number: of 950 and 1,032 the second
+    wrong = given & pd.to_numeric(df[column].astype(str), errors="coerce").isna()
+    row = int(np.flatnonzero(wrong if wrong.any() else given)[0])
     return place(df, row), str(df[column].iloc[row])[:40]
 
 

@@ -6,7 +6,6 @@ Here they are checked, as Chronos-2 would, and become numbers; `tinytsm.exogenou
 import dataclasses
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 from tinytsm.columns import Layout, numbers, place
 from tinytsm.errors import InputError
 from tinytsm.tables import is_text
-from tinytsm.timeline import parse_stamps
+from tinytsm.timeline import parse_stamps, stamp_text
 
 if TYPE_CHECKING:
     from tinytsm.frames import Series
@@ -47,7 +46,9 @@ def check_roles(future: pd.DataFrame, layout: Layout) -> None:
     for column in (layout.id_column, layout.timestamp_column):
         if column is not None and column not in future.columns:
             listed = ", ".join(map(str, future.columns))
-            raise InputError(f"{FUTURE} has no column {column!r}; it has: {listed}")
+            raise InputError(
+                f"{FUTURE} has no column {column!r}; it has: {listed}; add it, with a row for each step to come of each series"
+            )
 
 
 def encode(
@@ -118,20 +119,33 @@ def go_on(
         if stamps is not None:
             # in any order, in any unit
             rows = rows[np.argsort(stamps[rows], kind="stable")]
-        got = index[: len(rows)] if stamps is None else stamps[rows]
+        got = one.timeline.future(len(rows)) if stamps is None else stamps[rows]
         if not len(rows):
             listed = ", ".join(map(repr, list(by_item)[:5]))
             raise InputError(f"{FUTURE} has no row of series {one.item!r}; its ids are {listed}")
         if len(rows) != horizon or not (got == index).all():
-            pairs = zip_longest(got, index, fillvalue="none")
-            first, wanted = next((pair for pair in pairs if pair[0] != pair[1]), ("more", "none"))
+            first, last = stamp_text(index[0]), stamp_text(index[-1])
             raise InputError(
-                f"{FUTURE} must have the {horizon} steps from {index[0]} to {index[-1]} for series "
-                f"{str(one.item)!r}, got {len(rows)} rows; the first that differs is {first} instead of {wanted}"
+                f"{FUTURE} must have the {horizon} steps from {first} to {last} once each for series "
+                f"{str(one.item)!r}, got {len(rows)} rows: {_difference(got, index)}"
             )
         assert one.known is not None, "the history was split with its covariates"
         result.append(dataclasses.replace(one, known=np.concatenate((one.known, coming[rows]))))
     return result
+
+
+def _difference(got: pd.Index, wanted: pd.Index) -> str:
+    """Words for how stamps that are not those wanted differ from them."""
+    faults = [
+        f"{verb} {len(stamps)}, the first {stamp_text(stamps[0])}"
+        for verb, stamps in (
+            ("add", wanted.difference(got)),
+            ("leave out", got.difference(wanted)),
+            ("delete the second of", got[got.duplicated()]),
+        )
+        if len(stamps)
+    ]
+    return "; ".join(faults)
 
 
 def _read_like(given: pd.Series, future: pd.DataFrame, column: str) -> pd.Index:

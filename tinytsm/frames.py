@@ -21,7 +21,7 @@ from tinytsm.config import QUANTILES
 from tinytsm.covariates import check_roles, encode, go_on, shared_columns
 from tinytsm.errors import DataWarning, Doubt, InputError
 from tinytsm.result import Forecaster, InformedForecaster
-from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps
+from tinytsm.timeline import Timeline, lay_out, parse_freq, parse_stamps, stamp_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,6 +122,12 @@ def read_frame(
     covariates: columns to keep beside each series; with `future_df` those that it shares with the table, known for
     `horizon` more steps. Raises InputError for what is wrong with either.
     """
+    for name, table in (("df", df), ("future_df", future_df)):
+        if table is not None and not isinstance(table, pd.DataFrame):
+            raise InputError(
+                f"{name} must be a pandas DataFrame, got {type(table).__name__}; give one (polars: to_pandas()), or "
+                "arrays and single columns to forecast"
+            )
     df = levels_as_columns(df, id_column, timestamp_column)
     names = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     future: pd.DataFrame | None = None
@@ -245,11 +251,11 @@ def _timelines(
                 whose = "" if item is None else f" of {label}"
                 raise InputError(
                     f"{place(df, row)}, column {str(layout.timestamp_column)!r}: time stamp "
-                    f"{_stamp_text(own[own.duplicated()][0])}{whose} is there twice; delete one of the rows"
+                    f"{stamp_text(own[own.duplicated()][0])}{whose} is there twice; delete one of the rows"
                     + (
                         ""
                         if item is not None
-                        else ", or name the ids' column with --id-column (id_column=)"
+                        else ", join date and hour to one column, or name the ids' column with --id-column (id_column=)"
                     )
                 )
             known[key] = lay_out(own, freq=step, name=label)
@@ -266,12 +272,6 @@ def _timelines(
         build(item, rows, borrowed) if line is None else line
         for item, rows, line in zip(items, rows_of, lines, strict=True)
     ]
-
-
-def _stamp_text(stamp: Any) -> str:
-    if not isinstance(stamp, pd.Timestamp):
-        return str(stamp)
-    return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
 
 
 def _onto_grid(values: np.ndarray, line: Timeline) -> np.ndarray:

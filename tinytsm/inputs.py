@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinytsm.period import detect
+
 
 class Item(NamedTuple):
     """One input: `values` (V, T), NaN where missing, in float64; `eps` of the dtype that it came in."""
@@ -103,7 +105,7 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
     """Check one input, and copy its `newest` steps, from the first that shows anything: what is older is not looked at.
 
     value: (T,) or (V, T), an array, tensor or nested list of numbers. longest_tail: a missing end that is longer counts
-    as so long, of the item and of each of its variates. Returns it and whether it was (T,). Raises ValueError that names
+    as so long or some whole periods less, of the item and of each of its variates. Returns it and whether it was (T,). Raises ValueError that names
     it by its position.
     """
     name = f"inputs[{position}]"
@@ -154,7 +156,10 @@ def blank_as_zeros(values: np.ndarray) -> np.ndarray:
 
 
 def newest_end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:
-    """How many steps of (V, T) to take up: all but those by which a missing end exceeds `longest_tail`."""
+    """How many steps of (V, T) to take up: all but those by which a missing end exceeds `longest_tail`, in whole periods.
+
+    Else a forecast would begin at another hour of the day than it is for.
+    """
     steps = rows.shape[1]
     if rows.dtype.kind != "f" or not np.isnan(rows[:, -1]).all():
         return steps
@@ -164,8 +169,21 @@ def newest_end(rows: np.ndarray, *, newest: int, longest_tail: int) -> int:
         shown = ~np.isnan(rows[:, start:stop]).all(0)
         if shown.any():
             last = start + int(np.flatnonzero(shown)[-1])
-            return min(steps, last + 1 + longest_tail)
+            excess = steps - (last + 1 + longest_tail)
+            if excess <= 0:
+                return steps
+            unit = _unit(rows[:, max(0, last + 1 - newest) : last + 1], longest_tail)
+            return steps - -(-excess // unit) * unit
     return steps
+
+
+def _unit(seen: np.ndarray, most: int) -> int:
+    """Steps after which the seasons of (V, T) repeat, at most `most`: seven periods (a week of days), one, or 1 for none."""
+    # it is checked later
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = seen.astype(np.float64)
+        period = int(detect(np.where(np.isfinite(x), x, np.nan), len(x))[0][0])
+    return next((unit for unit in (7 * period, period) if 0 < unit <= most), 1)
 
 
 def check_length(prediction_length: Any) -> int:

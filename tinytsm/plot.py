@@ -364,6 +364,7 @@ def strategy_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, ti
     """
     require_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(7.2, 4.6), dpi=_DPI, layout="constrained", facecolor="white")
     axes = figure.subplots()
@@ -383,6 +384,10 @@ def strategy_chart(path: str | Path, records: Sequence[Mapping[str, Any]], *, ti
             )
     _title(axes, title)
     axes.set_xscale("log")
+    # 2 and 4, not powers of ten
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter())
+    axes.tick_params(which="minor", labelsize=8, colors=_TEXT)
     axes.set_xlabel("time, relative to one pass", color=_TEXT)
     axes.set_ylabel("loss, relative to one pass", color=_TEXT)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT, title="horizon", title_fontsize=8.5)

@@ -39,8 +39,10 @@ class Prediction(NamedTuple):
     def interval(self, coverage: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper end, (H,) or (n, H) each, of the central interval that should hold `coverage` of the values.
 
-        Raises ValueError where its two levels were not asked for.
+        Raises ValueError where its two levels were not asked for, or there are none.
         """
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1, such as 0.8, got {coverage!r}")
         low = (1 - coverage) / 2
         return self.quantile(low), self.quantile(1 - low)
 

@@ -114,11 +114,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a checkpoint, a run, or a shipped model's name",
     )
-    add("--context", type=positive, nargs="+", default=list(_CONTEXTS), metavar="T", help="steps")
-    add("--horizon", type=positive, default=96, metavar="H", help="steps to forecast")
-    add("--count", type=positive, default=128, metavar="N", help="paths per process and context")
-    add("--seed", type=int, default=0, metavar="S", help="of the paths")
-    add("--device", default="auto", help="auto, cpu or cuda")
+    add(
+        "--context",
+        type=positive,
+        nargs="+",
+        default=list(_CONTEXTS),
+        metavar="T",
+        help=f"steps of history (default: {' '.join(map(str, _CONTEXTS))})",
+    )
+    add("--horizon", type=positive, default=96, metavar="H", help="steps to forecast (default: 96)")
+    add(
+        "--count",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="paths per process and context (default: 128)",
+    )
+    add("--seed", type=int, default=0, metavar="S", help="of the paths (default: 0)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--output", type=Path, metavar="FILE", help="JSON of the records")
     add("--plot", type=Path, metavar="FILE", help="picture of regret and coverage")
     return parser

@@ -194,11 +194,37 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a checkpoint, a run, or a shipped model's name",
     )
-    add("--horizon", type=positive, nargs="+", default=[96, 720], metavar="H", help="steps")
-    add("--strides", type=positive, nargs="+", default=[2, 4, 8], metavar="S", help="2 or more")
-    add("--windows", type=positive, default=2, metavar="N", help="held out of every series")
-    add("--series", type=positive, default=64, metavar="N", help="at most, evenly spread")
-    add("--device", default="auto", help="auto, cpu or cuda")
+    add(
+        "--horizon",
+        type=positive,
+        nargs="+",
+        default=[96, 720],
+        metavar="H",
+        help="steps to forecast (default: 96 720)",
+    )
+    add(
+        "--strides",
+        type=positive,
+        nargs="+",
+        default=[2, 4, 8],
+        metavar="S",
+        help="beside 1 (default: 2 4 8)",
+    )
+    add(
+        "--windows",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="held out of every series (default: 2)",
+    )
+    add(
+        "--series",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="at most, evenly spread (default: 64)",
+    )
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--output", type=Path, metavar="FILE", help="JSON of the records")
     add("--plot", type=Path, metavar="FILE", help="picture of loss and time by strategy")
     return parser

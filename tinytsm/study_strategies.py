@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--tasks", nargs="+", default=[], metavar="GLOB", help="only tasks with such a name")
     add("--max-windows", type=positive, metavar="N", help="a sample: at most N windows of a task")
-    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--output", type=Path, metavar="FILE", help="JSON of everything, written after each task")
     add("--resume", action="store_true", help="keep the tasks that --output already holds")
     parser.set_defaults(plot=None)

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -225,6 +226,13 @@ def _to_datetime(text: pd.Series, **options: object) -> pd.Series:
         except (ValueError, OverflowError, TypeError):
             return unread
     return parsed if pd.api.types.is_datetime64_any_dtype(parsed) else unread
+
+
+def stamp_text(stamp: Any) -> str:
+    """A stamp for messages: midnight goes without its zeros."""
+    if not isinstance(stamp, pd.Timestamp):
+        return str(stamp)
+    return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
 
 
 def lay_out(stamps: pd.Index, *, freq: str | int | None, name: str) -> Timeline:

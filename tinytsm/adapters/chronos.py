@@ -1,4 +1,4 @@
-"""Code written for Chronos-2, with one import changed:
+"""Code that calls Chronos-2's `predict_df`, with one import changed:
 
     from tinytsm.adapters.chronos import Chronos2Pipeline  # was: from chronos import Chronos2Pipeline
 

@@ -166,11 +166,13 @@ def forecast_options(args: argparse.Namespace) -> ForecastOptions:
 def find_model(path: str) -> str:
     """The path as given, when there is something. Raises InputError."""
 
-    # a folder, because shipped names are known without loading torch
-    shipped = (Path(__file__).parents[1] / "weights" / path / "config.json").is_file()
-    if not shipped and not Path(path).exists():
+    # folders, because shipped names are known without loading torch
+    weights = Path(__file__).parents[1] / "weights"
+    shipped = sorted(config.parent.name for config in weights.glob("*/config.json"))
+    if path not in shipped and not Path(path).exists():
         raise InputError(
-            f"--model {path}: no such file or folder; leave it out for the shipped model, or train one with: make train"
+            f"--model {path}: no such file or folder, and no shipped model ({', '.join(shipped)}); name one of these, or "
+            "train one with: make train"
         )
     return path
 
