@@ -233,6 +233,40 @@ def test_one_busy_hour_has_nearly_all_of_the_spread(rng: np.random.Generator) ->
         assert (np.delete(adjusted.spread[0], 9) < 0.3).all()
 
 
+def daylight(days: int, rng: np.random.Generator) -> np.ndarray:
+    """(24 days,) of something that is zero from 18 to 6 o'clock, and never else."""
+    sun = np.maximum(0.0, np.sin((np.arange(24 * days) % 24 - 6) / 12 * np.pi)).round(9)
+    return sun * rng.uniform(1.0, 5.0, 24 * days)
+
+
+def test_what_always_was_zero_is_zero(miniature: TinyTSM, rng: np.random.Generator) -> None:
+    x, night = daylight(12, rng), daylight(2, rng) == 0.0
+    x[30], x[200:203] = np.nan, np.nan
+    for scale in (1.0, -1e-300):
+        adjusted = adjust(scale * x[None], 48)
+        assert adjusted is not None and np.array_equal(adjusted.zero[0], night)
+    for effort in ("standard", "best"):
+        quantiles, mean = miniature.predict_quantiles([x], 48, effort=effort)
+        assert not quantiles[0, night].any() and not mean[0, night].any()
+        assert quantiles[0, ~night].any(1).all()
+        # whoever asks how unlikely a value is wants to know how far it is from the others
+        wide, _ = miniature.predict_quantiles([x], 48, effort=effort, nonnegative=False)
+        assert wide[0, night].any(1).all()
+
+
+def test_idle_series_and_few_periods_are_not_always_zero(rng: np.random.Generator) -> None:
+    idle, once, few = daylight(12, rng), daylight(12, rng), daylight(7, rng)
+    # by day too, on most days
+    idle[rng.random(len(idle)) < 0.7] = 0.0
+    night = once[:24] == 0.0
+    once[24 * 8 + 2], night[2] = 1.0, False
+    for x in (idle, few):
+        adjusted = adjust(x[None], 24)
+        assert adjusted is None or not adjusted.zero.any()
+    adjusted = adjust(once[None], 24)
+    assert adjusted is not None and np.array_equal(adjusted.zero[0], night)
+
+
 def test_forecasts_with_and_without_seasons_are_blended(
     miniature: TinyTSM, rng: np.random.Generator
 ) -> None:

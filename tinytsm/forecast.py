@@ -232,6 +232,7 @@ class TinyTSM:
                 length,
                 forward=forward,
                 strategy=strategy,
+                zeros=options.nonnegative is None,
             )
             cut = torch.from_numpy(
                 np.concatenate([zero_below(item.values, options.nonnegative) for item, _ in chunk])

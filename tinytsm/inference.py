@@ -83,11 +83,12 @@ _Read = Callable[[Sequence[tuple[Tensor, Tensor]]], tuple[Tensor, Tensor]]
 
 
 def forecast_items(
-    items: Sequence[Item], length: int, *, forward: Forward, strategy: Strategy
+    items: Sequence[Item], length: int, *, forward: Forward, strategy: Strategy, zeros: bool = True
 ) -> list[tuple[Tensor, Tensor]]:
     """Quantiles (V, H, Q) and mean (V, H) of each item; all phases of all items are run together.
 
-    Symmetry is `forward`'s: it mirrors whatever it runs.
+    Symmetry is `forward`'s: it mirrors whatever it runs. zeros: whether seasonal adjustment has a series be zero where, in
+    its period, it always was.
     """
     cycles, lags = _periods(items, length, config=forward.config, strategy=strategy)
     if not strategy.adjust:
@@ -102,7 +103,7 @@ def forecast_items(
     results, of_others = forecasts[: len(items)], forecasts[len(items) :]
     weight = forward.config.adjusted_weight
     for (i, without), other in zip(adjusted.items(), of_others, strict=True):
-        results[i] = without.blend(results[i], other, weight)
+        results[i] = without.blend(results[i], other, weight, zeros=zeros)
     return results
 
 

@@ -55,7 +55,7 @@ class ForecastOptions:
     (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
     (`tinytsm.companions`). nonnegative: no quantile and no mean below 0. None: so where the history that counts is
     0 several times and never below, and where a third of it is 0 a quantile nearer to 0 than to the least value
-    above is 0. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is
+    above is 0; and with `adjust` a step is 0 at whose place of the season it always was. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is
     one variate of one phase of one series, mirrored or not); `auto` takes what suits the device. Either is halved
     where memory runs out.
     """

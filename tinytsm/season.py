@@ -5,7 +5,8 @@ season the mean at each of its places of what the series is above the trend, wit
 Several seasons come out one after another, the clearest first, as in MSTL (Bandara, Hyndman and Bergmeir 2021, arXiv
 2107.13462). Each is shrunk towards none by as much of it as noise alone would make (James and Stein; Miller and Williams
 2003, doi:10.1016/S0169-2070(02)00077-8). What is left may spread more at some places of a period than at others, a
-street by day than by night; that is measured too. Letters: V variates, R rows, T steps, H steps ahead, Q quantiles.
+street by day than by night; that is measured too. And where a series always was zero, as the sun is by night and a shop on
+Sundays, it is forecast to be zero again. Letters: V variates, R rows, T steps, H steps ahead, Q quantiles.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ _CYCLES, _SEASONS = 16, 2
 _FREE = 8
 # Values of the usual spread that each place's own are counted with.
 _USUAL = 4.0
+# After so many zeros the next value is another in one case of ten (n + 2; Laplace's rule of succession), so that all quantiles
+# from 10 to 90 % are zero. A series that is zero at this share of all other places is idle at any time.
+_CERTAIN, _IDLE = 8, 0.5
 # Smallest season, root mean square over the series' largest deviation: below, it may be rounding.
 _LEAST = 1e-6
 # Where no value is below this share of the mean, seasons are also sought in the logarithms.
@@ -38,7 +42,8 @@ class Adjusted(NamedTuple):
     """A series without its seasons, (V, T), and what brings them back H steps ahead: scale and shift, (V, H) each.
 
     spread: (V, H), how far values at a step's place of the period spread, relative to the mean over all places. clear: (V,
-    1), how clear each variate's seasons are, from 0 where it has none to 1: 1 - 1 / sqrt(F) of the clearest.
+    1), how clear each variate's seasons are, from 0 where it has none to 1: 1 - 1 / sqrt(F) of the clearest. zero: (V, H)
+    bool, steps at whose place of the period the series always was zero.
     """
 
     values: np.ndarray
@@ -46,15 +51,21 @@ class Adjusted(NamedTuple):
     shift: np.ndarray
     spread: np.ndarray
     clear: np.ndarray
+    zero: np.ndarray
 
     def blend(
-        self, plain: tuple[Tensor, Tensor], adjusted: tuple[Tensor, Tensor], weight: float
+        self,
+        plain: tuple[Tensor, Tensor],
+        adjusted: tuple[Tensor, Tensor],
+        weight: float,
+        *,
+        zeros: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """A forecast of the series and one of `values` as one: the clearer the seasons, the more of the latter, with the
         seasons put back.
 
-        Each quantiles (V, H, Q), rising, and mean (V, H). weight: of the latter where nothing could be clearer. What rises
-        over Q still does.
+        Each quantiles (V, H, Q), rising, and mean (V, H). weight: of the latter where nothing could be clearer. zeros:
+        whether what always was zero is zero. What rises over Q still does.
         """
         # of so few numbers NumPy makes several times the speed of PyTorch; the mean is one number more beside the quantiles
         original, without = (
@@ -69,7 +80,10 @@ class Adjusted(NamedTuple):
         with np.errstate(over="ignore"):
             whole = (middle + (without - middle) * spread) * scale + shift
             whole = np.clip(whole, -_LARGEST, _LARGEST)
-        blended = torch.from_numpy((1.0 - share) * original + share * whole)
+        whole = (1.0 - share) * original + share * whole
+        if zeros:
+            whole[self.zero] = 0.0
+        blended = torch.from_numpy(whole)
         return blended[..., :-1], blended[..., -1]
 
 
@@ -98,14 +112,17 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     rows, steps = values.shape
     total = steps + length
     scale, shift, f = np.ones((rows, total)), np.zeros((rows, total)), np.zeros(rows)
-    spread = np.ones((rows, length))
+    spread, zero = np.ones((rows, length)), np.zeros((rows, length), bool)
     shown = ~np.isnan(values)
     origin, half, largest = deviations(values)
     first, unit = origin[:, None], largest[:, None]
     moving = np.flatnonzero(unit)
-    season, spread[moving], f[moving] = _seasons(
+    season, spread[moving], f[moving], leading = _seasons(
         half[moving] / unit[moving], periods[moving], length
     )
+    for period in np.unique(leading[leading > 0]):
+        at = moving[leading == period]
+        zero[at] = _zero(values[at], period)[:, np.arange(length) % period]
     lowest = np.min(values, axis=1, where=shown, initial=np.inf)
     positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
     # what overflows is cut to the largest number; a mean that does is larger than any value
@@ -114,7 +131,7 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         mean = np.mean(values[positive], axis=1, where=shown[positive])
     positive = positive[lowest[positive] > _POSITIVE * mean]
     logarithms = np.log(values[positive] / first[positive])
-    factor, wide, clearer = _seasons(logarithms, periods[positive], length)
+    factor, wide, clearer, _ = _seasons(logarithms, periods[positive], length)
     better = clearer > f[positive]
     positive = positive[better]
     scale[positive], shift[positive] = np.exp(factor[better]), 0.0
@@ -122,14 +139,14 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     with np.errstate(over="ignore"):
         rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
     clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
-    return Adjusted(rest, scale[:, steps:], shift[:, steps:], spread, clear[:, None])
+    return Adjusted(rest, scale[:, steps:], shift[:, steps:], spread, clear[:, None], zero)
 
 
 def _seasons(
     x: np.ndarray, periods: np.ndarray, length: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The sum of the seasons of rows x (R, T), at their steps and H more, (R, T + H); the spread around them at the steps
-    ahead, (R, H), by the places of the clearest; and F of that one, 0 for none."""
+    ahead, (R, H), by the places of the clearest; F of that one, 0 for none, and its period."""
     rows, steps = x.shape
     total = steps + length
     season, spread = np.zeros((rows, total)), np.ones((rows, length))
@@ -153,7 +170,7 @@ def _seasons(
     for period in np.unique(leading[leading > 0]):
         at = np.flatnonzero(leading == period)
         spread[at] = _spread(x[at], period)[:, np.arange(length) % period]
-    return season, spread, clear
+    return season, spread, clear, leading
 
 
 def _clearest(
@@ -262,19 +279,37 @@ def _values(above: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.roll(season, -(above.shape[2] // 2), axis=1)
 
 
+def _newest(x: np.ndarray, period: int) -> np.ndarray:
+    """The newest periods of rows x (R, T) as (R, cycles, period), NaN before the first step."""
+    rows, steps = x.shape
+    cycles = min(_CYCLES, -(-steps // period))
+    newest = np.full((rows, cycles * period), np.nan)
+    newest[:, -steps:] = x[:, -cycles * period :]
+    return newest.reshape(rows, cycles, period)
+
+
+def _zero(values: np.ndarray, period: int) -> np.ndarray:
+    """Whether rows (R, T) always were zero at each place of a period, and not idle at any other: (R, period) bool, place 0
+    being that of the first step ahead."""
+    newest = _newest(values, period)
+    zeros, known = newest == 0.0, ~np.isnan(newest)
+    number = zeros.sum(1)
+    always = (number >= _CERTAIN) & (number == known.sum(1))
+    others = ~always[:, None]
+    idle = (zeros & others).sum((1, 2)) >= _IDLE * (known & others).sum((1, 2))
+    return always & ~idle[:, None]
+
+
 def _spread(rest: np.ndarray, period: int) -> np.ndarray:
     """How far rows without their seasons (R, T) are from their median at each place of a period (R, period), place 0 being
     that of the first step ahead: the mean distance over the newest periods, without the farthest value of each place
     where there are three or more, drawn to that of all places, over the mean of the places."""
-    rows, steps = rest.shape
-    cycles = min(_CYCLES, -(-steps // period))
-    newest = np.full((rows, cycles * period), np.nan)
-    newest[:, -steps:] = rest[:, -cycles * period :]
+    newest = _newest(rest, period).reshape(len(rest), -1)
     known = ~np.isnan(newest)
     # missing values are sorted behind all others; of two middle values the upper one
     middle = np.take_along_axis(np.sort(newest, axis=1), known.sum(1, keepdims=True) // 2, 1)
     away = np.abs(newest - middle, out=np.zeros_like(newest), where=known)
-    away, known = away.reshape(rows, cycles, period), known.reshape(rows, cycles, period)
+    away, known = (of.reshape(len(rest), -1, period) for of in (away, known))
     number, total = known.sum(1), away.sum(1)
     trimmed = number > 2
     total = np.where(trimmed, total - away.max(1), total)
