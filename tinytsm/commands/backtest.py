@@ -59,7 +59,11 @@ def add_parser(commands: Any) -> None:
         default=[],
         help="column that each forecast knows, in its own steps too; repeat the flag for several",
     )
-    console.add_output_flags(parser, picture="the newest forecasts over the history")
+    console.add_output_flags(
+        parser,
+        picture="the newest forecasts over the history",
+        last="3 times what the windows span, at least 100",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
     windows = console.whole(args.windows, "--windows")
     step, season = console.whole(args.step, "--step"), console.whole(args.season, "--season")
     context_length = console.whole(args.context_length, "--context-length")
-    last = console.whole(args.last, "--last")
+    span = (windows - 1) * (step or horizon) + horizon
+    last = console.whole(args.last, "--last") or max(3 * span, 100)
     output, chart = console.check_files(args)
     console.check_device(args.device)
     chosen = console.forecast_options(args)
