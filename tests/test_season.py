@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from tinytsm import TinyTSM, season
+from tinytsm import TinyTSM, season, season_loops
 from tinytsm.season import Adjusted
 
 
@@ -45,10 +45,12 @@ def test_a_season_is_what_the_definition_says(
         sums, counts = (
             np.concatenate(([0.0], np.cumsum(of))) for of in (np.where(seen, x, 0.0), seen)
         )
-        folded = season._fold(x[None], sums[None], counts[None], period)
+        table, values = np.empty((5, period)), np.empty(period)
+        season_loops.fold(x, sums, counts, period, table)
+        season_loops.shape(period, table, values)
         wanted, clear = defined(x, period)
-        assert_allclose(season._values(*folded)[0], wanted, atol=1e-12)
-        assert season._clarity(*folded)[0] == pytest.approx(clear)
+        assert_allclose(values, wanted, atol=1e-12)
+        assert season_loops.clarity(period, table) == pytest.approx(clear)
 
 
 def adjust(values: np.ndarray, length: int, period: int = 0) -> Adjusted | None:

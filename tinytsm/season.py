@@ -19,20 +19,13 @@ from torch import Tensor
 from tinytsm.period import CALENDAR
 from tinytsm.quantiles import MEDIAN
 from tinytsm.rows import alike, deviations
+from tinytsm.season_loops import CYCLES, take_out
 
-# A season counts where its mean square is this many times what noise alone would make of it (the F statistic).
-_CLEAR = 5.0
-# Newest periods that a season is estimated from, and how many seasons come out.
-_CYCLES, _SEASONS = 16, 2
-# Values that must be left to judge a season by, after one for each of its places.
-_FREE = 8
 # Values of the usual spread that each place's own are counted with.
 _USUAL = 4.0
 # After so many zeros the next value is another in one case of ten (n + 2; Laplace's rule of succession), so that all quantiles
 # from 10 to 90 % are zero. A series that is zero at this share of all other places is idle at any time.
 _CERTAIN, _IDLE = 8, 0.5
-# Smallest season, root mean square over the series' largest deviation: below, it may be rounding.
-_LEAST = 1e-6
 # Where no value is below this share of the mean, seasons are also sought in the logarithms.
 _POSITIVE = 0.3
 _LARGEST = float(np.finfo(np.float64).max)
@@ -148,141 +141,24 @@ def _seasons(
     """The sum of the seasons of rows x (R, T), at their steps and H more, (R, T + H); the spread around them at the steps
     ahead, (R, H), by the places of the clearest; F of that one, 0 for none, and its period."""
     rows, steps = x.shape
-    total = steps + length
-    season, spread = np.zeros((rows, total)), np.ones((rows, length))
+    season, spread = np.zeros((rows, steps + length)), np.ones((rows, length))
     clear, leading = np.zeros(rows), np.zeros(rows, np.int64)
-    taken, looking, x = np.zeros(rows, np.int64), np.arange(rows), x.copy()
-    for number in range(_SEASONS):
-        if not len(looking):
-            break
-        best, chosen, values = _clearest(x[looking], periods[looking], taken[looking])
-        if number == 0:
-            clear, leading = best, chosen
-        for period in np.unique(chosen[chosen > 0]):
-            which = chosen == period
-            at = looking[which]
-            place = (np.arange(total) - steps) % period
-            part = (values[which] * (1.0 - 1.0 / best[which])[:, None])[:, place]
-            season[at] += part
-            x[at] -= part[:, :steps]
-        taken[looking] = chosen
-        looking = looking[chosen > 0]
+    tried = np.unique(np.concatenate((CALENDAR, periods[periods > 1])))
+    # a shorter series shows too little of a season
+    tried = tried[2 * tried + 2 <= steps]
+    if len(tried):
+        x = x.copy()
+        take_out(x, periods, tried, np.isin(tried, CALENDAR), season, clear, leading)
     for period in np.unique(leading[leading > 0]):
         at = np.flatnonzero(leading == period)
         spread[at] = _spread(x[at], period)[:, np.arange(length) % period]
     return season, spread, clear, leading
 
 
-def _clearest(
-    x: np.ndarray, periods: np.ndarray, taken: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F, period (0 for none) and values (R, longest) of the clearest season of each row that is not the one taken."""
-    rows, steps = x.shape
-    seen = ~np.isnan(x)
-    sums, counts = np.zeros((2, rows, steps + 1))
-    np.cumsum(np.where(seen, x, 0.0), axis=1, out=sums[:, 1:])
-    np.cumsum(seen, axis=1, out=counts[:, 1:])
-    tried = np.unique(np.concatenate((CALENDAR, periods[periods > 1])))
-    # a shorter series shows too little of a season
-    tried = tried[2 * tried + 2 <= steps]
-    best, chosen = np.full(rows, _CLEAR), np.zeros(rows, np.int64)
-    for period in tried:
-        may = taken != period
-        if period not in CALENDAR:
-            may &= periods == period
-        at = np.flatnonzero(may)
-        f = _clarity(*_fold(x[at], sums[at], counts[at], period))
-        at, f = at[f > best[at]], f[f > best[at]]
-        best[at], chosen[at] = f, period
-    longest = int(chosen.max(initial=1))
-    values = np.zeros((rows, longest))
-    for period in np.unique(chosen[chosen > 0]):
-        at = np.flatnonzero(chosen == period)
-        values[at, :period] = _values(*_fold(x[at], sums[at], counts[at], period))
-    return np.where(chosen > 0, best, 0.0), chosen, values
-
-
-def _fold(
-    x: np.ndarray, sums: np.ndarray, counts: np.ndarray, period: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What rows are above their trend in their newest periods, 0 where it cannot be told or the place was seen but once,
-    and where neither is so: (R, cycles, period) each. The last value of the last cycle is that of half a period before the
-    end.
-
-    x: (R, T). sums, counts: (R, T + 1), of the shown values before each step.
-    """
-    rows, steps = x.shape
-    half = period // 2
-    start = max(0, steps - (_CYCLES + 1) * period)
-    count = steps - 2 * half - start
-    cycles = -(-count // period)
-    above, known = np.zeros((rows, cycles * period)), np.zeros((rows, cycles * period), bool)
-
-    def moving(total: np.ndarray) -> np.ndarray:
-        """Sums over a period around each step; an even period's are the mean of its two nearest placings."""
-        low, high = total[:, start : start + count + 1], total[:, start + 2 * half :]
-        around = high[:, 1:] - low[:, :-1]
-        if period % 2 == 0:
-            around += high[:, :-1]
-            around -= low[:, 1:]
-            around /= 2
-        return around
-
-    middle, newest = x[:, start + half : steps - half], np.s_[:, cycles * period - count :]
-    if (counts[:, -1] == steps).all():
-        known[newest] = True
-        np.subtract(middle, moving(sums) / period, out=above[newest])
-    else:
-        shown = moving(counts)
-        known[newest] = (shown >= 0.5 * period) & ~np.isnan(middle)
-        trend = moving(sums) / np.maximum(shown, 1.0)
-        np.subtract(middle, trend, out=above[newest], where=known[newest])
-    above, known = above.reshape(rows, cycles, period), known.reshape(rows, cycles, period)
-    # a place that was seen once explains itself, an outlier there as well
-    twice = known.sum(1, keepdims=True) > 1
-    return np.where(twice, above, 0.0), known & twice
-
-
-def _clarity(above: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """F of a season (R,): what the places of a period explain against what they leave, 0 where it cannot be told or is
-    too small."""
-    number, total = known.sum(1), above.sum(1)
-    square = np.square(above).sum(2).sum(1)
-    every, places = number.sum(1), (number > 0).sum(1)
-    free, half = every - places, above.shape[2] // 2
-    usable = (places > 1) & (free >= max(_FREE, half))
-    explained = (total * total / np.maximum(number, 1)).sum(1)
-    rest = np.maximum(square - explained, 0.0) / np.maximum(free, 1)
-    explained -= total.sum(1) ** 2 / np.maximum(every, 1)
-    usable &= explained >= _LEAST * _LEAST * every
-    explained /= np.maximum(places - 1, 1)
-    f = np.zeros(len(above))
-    np.divide(explained, np.maximum(rest, 1e-9 * explained), out=f, where=usable)
-    return f
-
-
-def _values(above: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """A season (R, period), place 0 being that of the first step ahead: the mean at each place, without the largest and
-    the smallest where there are three or more."""
-    number, total = known.sum(1), above.sum(1)
-    with np.errstate(invalid="ignore"):
-        ends = above.min(1, where=known, initial=np.inf) + above.max(
-            1, where=known, initial=-np.inf
-        )
-    trimmed = number > 2
-    season = np.where(trimmed, total - ends, total)
-    season /= np.maximum(np.where(trimmed, number - 2, number), 1)
-    # places that say nothing stay with the trend
-    told = number > 0
-    season -= season.sum(1, keepdims=True) / np.maximum(told.sum(1, keepdims=True), 1)
-    season[~told] = 0.0
-    return np.roll(season, -(above.shape[2] // 2), axis=1)
-
-
 def _newest(x: np.ndarray, period: int) -> np.ndarray:
     """The newest periods of rows x (R, T) as (R, cycles, period), NaN before the first step."""
     rows, steps = x.shape
-    cycles = min(_CYCLES, -(-steps // period))
+    cycles = min(CYCLES, -(-steps // period))
     newest = np.full((rows, cycles * period), np.nan)
     newest[:, -steps:] = x[:, -cycles * period :]
     return newest.reshape(rows, cycles, period)
