@@ -52,6 +52,11 @@ def test_shapes_and_dtypes(forecaster: TinyTSM, series: list[np.ndarray]) -> Non
     assert (quantiles[..., 0] >= quantiles[..., 1]).all()
 
 
+def test_a_forecaster_says_what_it_is() -> None:
+    model = TinyTSM.from_pretrained(device="cpu")
+    assert repr(model) == "TinyTSM(1,764,864 parameters, context of 2048 steps, cpu)"
+
+
 @pytest.mark.parametrize("mates", [1, 2, 5, 33, 64])
 def test_a_forecast_does_not_depend_on_its_batch(
     forecaster: TinyTSM, series: list[np.ndarray], mates: int

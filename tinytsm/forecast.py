@@ -59,6 +59,12 @@ class TinyTSM:
         self.model = model.to(self.device)
         self.options = options or ForecastOptions()
 
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters())
+        return (
+            f"TinyTSM({count:,} parameters, context of {self.context_length} steps, {self.device})"
+        )
+
     @classmethod
     def from_pretrained(
         cls,
