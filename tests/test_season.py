@@ -46,7 +46,7 @@ def test_a_season_is_what_the_definition_says(
             np.concatenate(([0.0], np.cumsum(of))) for of in (np.where(seen, x, 0.0), seen)
         )
         table, values = np.empty((5, period)), np.empty(period)
-        season_loops.fold(x, sums, counts, period, table)
+        season_loops.fold(x, sums, counts, period, season._CYCLES, table)
         season_loops.shape(period, table, values)
         wanted, clear = defined(x, period)
         assert_allclose(values, wanted, atol=1e-12)

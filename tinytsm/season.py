@@ -19,8 +19,9 @@ from torch import Tensor
 from tinytsm.period import CALENDAR
 from tinytsm.quantiles import MEDIAN
 from tinytsm.rows import alike, deviations
-from tinytsm.season_loops import CYCLES, take_out
 
+# Newest periods that a season is estimated from.
+_CYCLES = 16
 # Values of the usual spread that each place's own are counted with.
 _USUAL = 4.0
 # After so many zeros the next value is another in one case of ten (n + 2; Laplace's rule of succession), so that all quantiles
@@ -140,6 +141,9 @@ def _seasons(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The sum of the seasons of rows x (R, T), at their steps and H more, (R, T + H); the spread around them at the steps
     ahead, (R, H), by the places of the clearest; F of that one, 0 for none, and its period."""
+    # imported where it is used: Numba takes a fifth of a second
+    from tinytsm.season_loops import take_out
+
     rows, steps = x.shape
     season, spread = np.zeros((rows, steps + length)), np.ones((rows, length))
     clear, leading = np.zeros(rows), np.zeros(rows, np.int64)
@@ -148,7 +152,7 @@ def _seasons(
     tried = tried[2 * tried + 2 <= steps]
     if len(tried):
         x = x.copy()
-        take_out(x, periods, tried, np.isin(tried, CALENDAR), season, clear, leading)
+        take_out(x, periods, tried, np.isin(tried, CALENDAR), _CYCLES, season, clear, leading)
     for period in np.unique(leading[leading > 0]):
         at = np.flatnonzero(leading == period)
         spread[at] = _spread(x[at], period)[:, np.arange(length) % period]
@@ -158,7 +162,7 @@ def _seasons(
 def _newest(x: np.ndarray, period: int) -> np.ndarray:
     """The newest periods of rows x (R, T) as (R, cycles, period), NaN before the first step."""
     rows, steps = x.shape
-    cycles = min(CYCLES, -(-steps // period))
+    cycles = min(_CYCLES, -(-steps // period))
     newest = np.full((rows, cycles * period), np.nan)
     newest[:, -steps:] = x[:, -cycles * period :]
     return newest.reshape(rows, cycles, period)

@@ -12,8 +12,8 @@ import numpy as np
 
 # A season counts where its mean square is this many times what noise alone would make of it (the F statistic).
 _CLEAR = 5.0
-# Newest periods that a season is estimated from, and how many seasons come out.
-CYCLES, _SEASONS = 16, 2
+# How many seasons come out.
+_SEASONS = 2
 # Values that must be left to judge a season by, after one for each of its places.
 _FREE = 8
 # Smallest season, root mean square over the series' largest deviation: below, it may be rounding. And the largest F.
@@ -32,9 +32,9 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def fold(x: Any, sums: Any, counts: Any, period: int, table: Any) -> None:
-    """What a series is above its trend at each place of a period, in its newest periods: how many values, their sum, the
-    least, the largest, the sum of their squares. Place 0 is that of the first step ahead.
+def fold(x: Any, sums: Any, counts: Any, period: int, cycles: int, table: Any) -> None:
+    """What a series is above its trend at each place of a period, in its newest `cycles` periods: how many values, their
+    sum, the least, the largest, the sum of their squares. Place 0 is that of the first step ahead.
 
     x: (T,). sums, counts: (T + 1,), of the shown values before each step. table: (5, L), written up to the period. A
     place that was seen but once counts for nothing: it explains itself, an outlier there as well.
@@ -43,7 +43,7 @@ def fold(x: Any, sums: Any, counts: Any, period: int, table: Any) -> None:
     for place in range(period):
         table[_NUMBER, place] = table[_SUM, place] = table[_SQUARES, place] = 0.0
         table[_LOW, place], table[_HIGH, place] = np.inf, -np.inf
-    first = max(0, steps - (CYCLES + 1) * period) + half
+    first = max(0, steps - (cycles + 1) * period) + half
     place = (first - steps) % period
     for t in range(first, steps - half):
         low, high = t - half, t + half + 1
@@ -114,13 +114,20 @@ def shape(period: int, table: Any, values: Any) -> None:
 
 @_compiled
 def take_out(
-    x: Any, periods: Any, tried: Any, calendar: Any, season: Any, clear: Any, leading: Any
+    x: Any,
+    periods: Any,
+    tried: Any,
+    calendar: Any,
+    cycles: int,
+    season: Any,
+    clear: Any,
+    leading: Any,
 ) -> None:
     """Take the seasons out of rows, one after another, the clearest first.
 
     x: (R, T), NaN where missing, written. periods: (R,), one more to try than the calendars'. tried: all of them, rising;
-    calendar: which of them are tried for every row. season: (R, T + H), to which theirs are added. clear, leading: (R,), F
-    and the period of the clearest, written where there is one.
+    calendar: which of them are tried for every row. cycles: the newest periods that a season is estimated from. season: (R,
+    T + H), to which theirs are added. clear, leading: (R,), F and the period of the clearest, written where there is one.
     """
     rows, steps = x.shape
     longest = tried[-1]
@@ -136,7 +143,7 @@ def take_out(
             best, chosen = _CLEAR, 0
             for k in range(len(tried)):
                 if tried[k] != taken and (calendar[k] or tried[k] == periods[row]):
-                    fold(own, sums, counts, tried[k], table)
+                    fold(own, sums, counts, tried[k], cycles, table)
                     f = clarity(tried[k], table)
                     if f > best:
                         best, chosen = f, tried[k]
@@ -144,7 +151,7 @@ def take_out(
                 break
             if turn == 0:
                 clear[row], leading[row] = best, chosen
-            fold(own, sums, counts, chosen, table)
+            fold(own, sums, counts, chosen, cycles, table)
             shape(chosen, table, values)
             place = -steps % chosen
             for t in range(season.shape[1]):
