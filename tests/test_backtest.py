@@ -136,7 +136,8 @@ def test_counts_are_whole_numbers_from_one_up(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("freq", "days", "season"),
     [("MS", 0, 12), ("MS", 14, 12), ("BME", 0, 12), ("BMS", 0, 12), ("3MS", 14, 4), ("BQE-DEC", 0, 4), ("B", 0, 5),
-     ("D", 0, 7), ("2D", 0, 1), ("h", 0, 24), ("SMS", 0, 24), ("SME", 0, 24), ("W-MON-WED-FRI", 0, 3), ("W-TUE", 0, 1)],
+     ("D", 0, 7), ("2D", 0, 1), ("h", 0, 24), ("SMS", 0, 24), ("SME", 0, 24), ("W-MON-WED-FRI", 0, 3), ("W-TUE", 0, 1),
+     ("W-TUE-TUE-FRI", 0, 2)],
 )  # fmt: skip
 def test_the_season_is_that_of_the_calendar(freq: str, days: int, season: int) -> None:
     stamps = pd.date_range("2020-01-01", periods=20, freq=parse_freq(freq)) + pd.Timedelta(

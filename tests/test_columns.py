@@ -87,9 +87,9 @@ def test_what_is_guessed_is_said() -> None:
     [
         (
             {"target": "c"},
-            "column 'c' for the target is missing; the table has: date, a; name one of these, or none",
+            "column 'c' for the target is missing; the table has: date, a; name one of these, or leave it out",
         ),
-        ({"covariates": ["c"]}, "'c' for the covariates .*; name one of these, or none$"),
+        ({"covariates": ["c"]}, "'c' for the covariates .*; name one of these, or leave it out$"),
         ({"id_column": "c"}, "column 'c' for the ids is missing"),
         ({"timestamp_column": "c"}, "column 'c' for the time stamps is missing"),
         (

@@ -45,7 +45,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: TinyTSM) -
     return tmp_path
 
 
-def test_backtest(place: Path, capsys: pytest.CaptureFixture[str], miniature: TinyTSM) -> None:
+def test_backtest(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    miniature: TinyTSM,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("matplotlib")
     flags = ["data.csv", "--horizon", "5", "--windows", "3"]
     assert cli.main(["backtest", *flags, "--output", "w.csv", "--plot", "w.png"]) == 0
@@ -58,6 +63,13 @@ def test_backtest(place: Path, capsys: pytest.CaptureFixture[str], miniature: Ti
     ]
     assert "tinytsm: wrote w.csv\n" in err and "tinytsm: wrote w.png\n" in err
     assert len(pd.read_csv("w.csv")) == 2 * 3 * 5
+    drawn = []
+    monkeypatch.setattr(console, "draw", lambda chart, panels, *, last: drawn.append(last))
+    for more in ([], ["--step", "2", "--windows", "40"], ["--last", "9"]):
+        assert cli.main(["backtest", *flags, "--plot", "w.png", *more]) == 0
+    # three times what the windows span, a hundred at least
+    assert drawn == [100, 3 * (39 * 2 + 5), 9]
+    capsys.readouterr()
     assert Path("w.png").read_bytes()[:8] == PNG
     assert cli.main(["backtest", *flags, "--json", "--season", "7"]) == 0
     document = json.loads(capsys.readouterr().out)

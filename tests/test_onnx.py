@@ -1,5 +1,7 @@
 """The ONNX file forecasts what the library does, through a runtime that knows nothing of PyTorch."""
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,15 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert export.main([source, str(target)]) == 2
     assert "pip install 'tinytsm[onnx]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+def test_the_example_for_browsers_asks_for_what_it_needs(tmp_path: Path) -> None:
+    # where modules' addresses are written otherwise than paths
+    place = tmp_path / "a b"
+    place.mkdir()
+    example = Path(__file__).parents[1] / "docs" / "examples" / "forecast.mjs"
+    shutil.copy(example, place)
+    command = ["node", str(place / "forecast.mjs")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("usage: node forecast.mjs")

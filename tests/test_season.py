@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numba.core import caching
 from numpy.testing import assert_allclose
 
 from tinytsm import TinyTSM, season, season_loops
@@ -317,3 +318,9 @@ def test_items_with_and_without_seasons_keep_their_order(
         alone, _ = miniature.predict_quantiles([item], 9, effort="best")
         assert torch.equal(alone[0], got)
     assert (together[3] == 2.0).all()
+
+
+def test_the_loops_need_no_place_to_keep_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    # neither beside the sources nor for the user
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert season_loops._compiled(lambda x: 2 * x)(2) == 4

@@ -117,24 +117,26 @@ def test_cost_is_relative_to_one_pass(folder: Path) -> None:
 
 
 class Slow(Constant):
-    """Spends a fifth of a second of processor time on its first forecast, as a model that compiles."""
+    """Spends a fifth of a second of processor time on the first forecast of each strategy, as a model that compiles."""
 
-    warm = False
+    def __init__(self, known: set[str], strategy: str = "") -> None:
+        super().__init__()
+        self.known, self.strategy = known, strategy
 
     def with_options(self, **changes: Any) -> "Slow":
-        return self
+        return Slow(self.known, str(changes))
 
     def predict_quantiles(self, inputs, prediction_length, quantile_levels):
         began = time.process_time()
-        while not self.warm and time.process_time() - began < 0.2:
+        while self.strategy not in self.known and time.process_time() - began < 0.2:
             pass
-        self.warm = True
+        self.known.add(self.strategy)
         return super().predict_quantiles(inputs, prediction_length, quantile_levels)
 
 
 def test_a_first_call_is_nobodys_time(folder: Path) -> None:
     done: dict = {}
-    study_strategies.study(load_tasks(folder), Slow(), done=done)
+    study_strategies.study(load_tasks(folder), Slow(set()), done=done)
     times = [r["model"]["cpu_seconds"] for records in done.values() for r in records.values()]
     assert max(times) < 0.1
 

@@ -118,6 +118,30 @@ def test_some_days_of_the_week(freq: str, zone: str | None) -> None:
     assert again.grid.equals(line.grid) and again.future(4).equals(stamps[-4:])
 
 
+def test_days_of_the_week_at_other_hours_and_one_that_strays() -> None:
+    days = pd.date_range("2024-01-01", periods=140)
+    days = days[days.day_of_week.isin([0, 3])]
+    late = pd.to_timedelta(np.random.default_rng(0).integers(0, 600, len(days)), unit="s")
+    # a day in summer begins an hour earlier in UTC
+    abroad = days.tz_localize("America/New_York").tz_convert("UTC")
+    stray = days.append(pd.DatetimeIndex(["2024-02-06"])).sort_values()
+    for stamps, moved in ((days + late, len(days) - 1), (abroad, 20), (stray, 1)):
+        line = lay_out(stamps, freq=None, name="x")
+        assert (line.freq, line.moved, len(line.grid)) == ("W-MON-THU", moved, len(days))
+        assert line.grid[-1] == stamps[-1]
+        ahead = line.future(4)
+        assert list(ahead.day_of_week) == [0, 3, 0, 3]
+        assert (ahead - ahead.normalize() == stamps[-1] - stamps[-1].normalize()).all()
+
+
+@pytest.mark.parametrize("freq", ["W-TUE-TUE-FRI", "W-FRI-TUE"])
+def test_days_of_the_week_are_named_in_any_order(freq: str) -> None:
+    days = pd.date_range("2024-01-01", periods=30)
+    # what is not on one of the days moves to the nearest
+    line = lay_out(days[days.day_of_week.isin([2, 4])], freq=freq, name="x")
+    assert line.freq == "W-TUE-FRI" and line.moved == 4 and len(line.grid) == 8
+
+
 def test_few_or_thin_days_of_the_week_tell_no_step() -> None:
     every = pd.date_range("2024-01-01", periods=140)
     some = every[every.day_of_week.isin([0, 3])]

@@ -44,7 +44,8 @@ class Backtest:
     forecasts: one row per window and step: id, time stamp, target_name, cutoff (the newest stamp that the forecast
     saw), actual, predictions (the median) and one column per quantile level.
     scores: rows TinyTSM, seasonal naive, relative (their ratio); columns mase, crps (weighted quantile loss, mean over
-    `metrics.LEVELS`), mae, mse (of the mean), coverage_80 (share of values inside the 80 % interval, ties with its ends in part), windows.
+    `metrics.LEVELS`), mae, mse (of the mean), coverage_80 (share of values inside the 80 % interval, ties with its ends in
+    part), windows.
     """
 
     forecasts: pd.DataFrame
@@ -206,8 +207,8 @@ def season_of(one: Series) -> int:
     if freq in _SEASONS:
         return _SEASONS[freq]
     # some days of the week, W-TUE-FRI
-    if (days := freq.count("-")) > 1:
-        return days
+    if freq.startswith("W-") and freq.count("-") > 1:
+        return freq.count("-")
     try:
         return metrics.season_length(freq)
     except ValueError:

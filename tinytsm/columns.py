@@ -71,7 +71,7 @@ def infer_layout(
             found = "" if role == "covariates" else " (None in Python) to have it found"
             raise InputError(
                 f"column {column!r} for the {role} is missing; the table has: {known}; "
-                f"name one of these, or none{found}"
+                f"name one of these, or leave it out{found}"
             )
     taken = [c for c in (id_column, timestamp_column, *targets) if c is not None]
     if len(set(taken)) < len(taken):
@@ -173,8 +173,13 @@ def _find_ids(
     words = [c for c in texts if c not in clocks]
     texts = [c for c in words if df.duplicated([c, stamps]).mean() < 0.5]
     if not texts and len(words) > 1 and not df.duplicated([*words, stamps]).any():
+        # without those that the others do without
+        for one in words[:]:
+            others = [c for c in words if c != one]
+            if not df.duplicated([*others, stamps]).any():
+                words = others
         raise InputError(
-            f"time stamps repeat and only {', '.join(map(repr, words[:5]))} together name the series; join them to one "
+            f"time stamps repeat and only {', '.join(map(repr, words))} together name the series; join them to one "
             "column and name it with --id-column (id_column=)"
         )
     if not texts and clocks:

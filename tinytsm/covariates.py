@@ -136,12 +136,15 @@ def go_on(
 
 def _difference(got: pd.Index, wanted: pd.Index) -> str:
     """Words for how stamps that are not those wanted differ from them."""
+    zones = ["no" if getattr(index, "tz", None) is None else "a" for index in (got, wanted)]
+    if zones[0] != zones[1]:
+        return f"its stamps have {zones[0]} time zone, those of the data have {zones[1]} time zone"
     faults = [
-        f"{verb} {len(stamps)}, the first {stamp_text(stamps[0])}"
-        for verb, stamps in (
-            ("add", wanted.difference(got)),
-            ("leave out", got.difference(wanted)),
-            ("delete the second of", got[got.duplicated()]),
+        f"{words.format(len(stamps))}, the first {stamp_text(stamps[0])}"
+        for words, stamps in (
+            ("add {}", wanted.difference(got)),
+            ("leave out {}", got.difference(wanted)),
+            ("{} are there twice", got[got.duplicated()]),
         )
         if len(stamps)
     ]

@@ -28,6 +28,7 @@ _OPTIONAL = {
     "triton": "comes with torch for CUDA; runs the kernels",
     "matplotlib": "pip install 'tinytsm[plot]'",
     "pyarrow": "pip install 'tinytsm[parquet]'",
+    "onnxscript": "pip install 'tinytsm[onnx]'",
 }
 
 

@@ -164,7 +164,9 @@ def write_results(path: Path, document: Mapping[str, Any]) -> None:
 def versions() -> dict[str, str]:
     """What computed the results."""
     own = {"tinytsm": __version__, "python": platform.python_version()}
-    return own | {module: importlib.metadata.version(module) for module in ("numpy", "torch")}
+    return own | {
+        module: importlib.metadata.version(module) for module in ("numba", "numpy", "torch")
+    }
 
 
 def read_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,7 +366,7 @@ def _run(args: argparse.Namespace) -> int:
             kept = f"{args.output} keeps {len(done)} tasks, --resume goes on"
         print(f"interrupted: {kept}", file=sys.stderr)
         return 130
-    if args.csv is not None and not todo:
+    if args.csv is not None:
         write_text(args.csv, gift_eval.all_results(done, name))
     summary = scoreboard.summarise(done, published)
     print(scoreboard.render(done, summary, name=name))

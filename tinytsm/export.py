@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from tinytsm import __version__, checkpoint, onnx
-from tinytsm.files import check_output
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What a card tells of a run's state, or repeats of another card.
 _CARD = (
     "step", "tokens", "next_batch", "seconds", "decay_start", "skipped", "mixture", "precision", "train", "versions",
+    # of the releases that are means of others
+    "weights", "runs",
 )  # fmt: skip
 
 
@@ -73,7 +74,6 @@ def main(argv: list[str] | None = None) -> int:
         if args.target.suffix.lower() == ".onnx":
             if args.dtype not in (None, "float32"):
                 raise ValueError(f"an ONNX file holds float32, got --dtype {args.dtype}")
-            check_output(args.target, (".onnx",))
             card = onnx.export(checkpoint.load_model(args.source), args.target)
         else:
             card = export(args.source, args.target, dtype=DTYPES[args.dtype or "bfloat16"])

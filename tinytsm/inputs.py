@@ -105,8 +105,8 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
     """Check one input, and copy its `newest` steps, from the first that shows anything: what is older is not looked at.
 
     value: (T,) or (V, T), an array, tensor or nested list of numbers. longest_tail: a missing end that is longer counts
-    as so long or some whole periods less, of the item and of each of its variates. Returns it and whether it was (T,). Raises ValueError that names
-    it by its position.
+    as so long or some whole periods less, of the item and of each of its variates. Returns it and whether it was (T,).
+    Raises ValueError that names it by its position.
     """
     name = f"inputs[{position}]"
     array = as_array(value, name)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tinytsm import __version__
 from tinytsm.config import QUANTILES
 from tinytsm.errors import InputError
-from tinytsm.files import write_atomic
+from tinytsm.files import check_output, write_atomic
 from tinytsm.model import Model
 from tinytsm.ops import DEGENERATE_ULPS
 
@@ -52,13 +52,14 @@ class _Graph(nn.Module):
         return origin[..., None] + quantiles / unit[..., None], origin + mean / unit
 
 
-def export(model: Model, path: Path) -> dict[str, str]:
+def export(model: Model, path: str | Path) -> dict[str, str]:
     """Write a model as an ONNX file; returns what its metadata says.
 
     Input `history`: (R, T) float32, NaN where missing and in front of shorter series; T any multiple of P from 2 P to the
     trained context. Outputs `quantiles`: (R, H, Q) and `mean`: (R, H). Raises InputError where the packages that write
     ONNX are missing or the file cannot be written.
     """
+    path = check_output(path, (".onnx",))
     try:
         import onnx_ir
         import onnxscript  # noqa: F401 - torch's exporter asks for it late, and in other words

@@ -53,9 +53,10 @@ class ForecastOptions:
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
     series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
     (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
-    (`tinytsm.companions`). nonnegative: no quantile and no mean below 0. None: so where the history that counts is
-    0 several times and never below, and where a third of it is 0 a quantile nearer to 0 than to the least value
-    above is 0; and with `adjust` a step is 0 at whose place of the season it always was. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is
+    (`tinytsm.companions`). nonnegative: True: no quantile and no mean below 0, and nothing else; False: nothing
+    is cut; None: none below 0 where the history that counts is 0 several times and never below; where a third of it is 0
+    a quantile nearer to 0 than to the least value above is 0; and with `adjust`, whatever the others' sign, all quantiles
+    and the mean are 0 at a place of the season where the series always was. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is
     one variate of one phase of one series, mirrored or not); `auto` takes what suits the device. Either is halved
     where memory runs out.
     """
@@ -155,7 +156,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--nonnegative",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="no forecast below zero, and nothing else (default: as a history has it that was zero several times, never below)",
+        help="no forecast below zero, and nothing else; or nothing cut (default: as the zeros of each history have it)",
     )
     group.add_argument("--integer", action="store_true", help="quantiles in whole numbers")
     group.add_argument(

@@ -73,7 +73,7 @@ def study(
 
     What is there already is kept. advance: called with the count of windows after each chunk; finished: after each task.
     """
-    warm = False
+    warm: set[str] = set()
     for task in tasks:
         naive = None
         for name, strategy in strategies().items():
@@ -85,10 +85,10 @@ def study(
             )
             strides = "auto" if strategy.strides is None else strategy.strides
             forecaster = model.with_options(**strategy._asdict() | {"strides": strides})
-            if not warm:
-                # untimed: the first call of a process also loads and compiles, and all costs are relative to one pass
+            if name not in warm:
+                # untimed: the first call of a process also loads and compiles what a strategy needs
                 score(task, forecaster, max_windows=1)
-                warm = True
+                warm.add(name)
             scores = score(task, forecaster, max_windows=max_windows, advance=advance)
             records[task.name] = evaluate.record(task, naive=naive, model=scores)
         finished()

@@ -58,7 +58,7 @@ def parse_freq(freq: str | int) -> BaseOffset | int:
         return int(text)
     days = text.upper().split("-")
     if len(days) > 2 and days[0] == "W" and set(days[1:]) <= set(_WEEKDAYS):
-        return _some_weekdays(days[1:])
+        return _some_weekdays([day for day in _WEEKDAYS if day in days])
     match = re.fullmatch(r"(\d*)([A-Za-z]+)(-\w+)?", text)
     if match:
         count, unit, anchor = match.groups(default="")
@@ -209,9 +209,8 @@ def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
         for halves in (pd.offsets.SemiMonthBegin(), pd.offsets.SemiMonthEnd()):
             if _all_on(halves, wall):
                 return halves
-    # where most follow another day, the days that are left out are gaps
-    if gap > _DAY or gap == _DAY and wall.day_of_week.nunique() < 4:
-        days = _days_of_the_week(wall)
+    if gap >= _DAY:
+        days = _days_of_the_week(wall, gap)
         if days is not None:
             return days
     on_weekdays = (wall.day_of_week < 5).all() and wall[-1] - wall[0] >= pd.Timedelta(days=7)
@@ -222,16 +221,28 @@ def _infer_step(stamps: pd.DatetimeIndex) -> BaseOffset | None:
     )
 
 
-def _days_of_the_week(stamps: pd.DatetimeIndex) -> BaseOffset | None:
-    """The step between some days of the week, such as Tuesdays and Fridays: three weeks of them, four in five with a row."""
-    days = np.unique(stamps.day_of_week)
-    if len(days) in (1, 7) or len(np.unique(stamps.asi8 % _DAY)) > 1:
+def _days_of_the_week(stamps: pd.DatetimeIndex, gap: int) -> BaseOffset | None:
+    """The step between some days of the week, such as Tuesdays and Fridays: three weeks of them, four in five with a row,
+    and one row in ten at most on another day.
+
+    gap: the usual distance. Four days and more that mostly follow each other are a week with gaps.
+    """
+    at = _nearest_days(stamps)
+    which = at.day_of_week.to_numpy()
+    usual = 10 * np.bincount(which, minlength=7) >= len(at)
+    count, rows = int(usual.sum()), int(usual[which].sum())
+    if not 1 < count < (4 if gap == _DAY else 7):
         return None
-    first, last = stamps[[0, -1]].to_numpy().astype("M8[D]")
-    there = np.busday_count(first, last + 1, weekmask=np.isin(np.arange(7), days))
-    if there < 3 * len(days) or len(stamps) < 0.8 * there:
+    first, last = at[[0, -1]].to_numpy().astype("M8[D]")
+    there = np.busday_count(first, last + 1, weekmask=usual)
+    if there < 3 * count or rows < 0.8 * there or rows < 0.9 * len(at):
         return None
-    return _some_weekdays([_WEEKDAYS[i] for i in days])
+    return _some_weekdays([_WEEKDAYS[i] for i in np.flatnonzero(usual)])
+
+
+def _nearest_days(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """The days of ordered stamps, each read at the newest one's time of day: a minute past midnight may be a day's end."""
+    return (stamps - (stamps[-1] - stamps[-1].normalize())).round("D")
 
 
 def _some_weekdays(names: list[str]) -> BaseOffset:
@@ -278,7 +289,7 @@ def _label(step: BaseOffset) -> str:
     """Text that `parse_freq` reads; `_aligned` finds the day of the month again."""
     if type(step) is pd.DateOffset:
         return pd.offsets.MonthBegin(step.kwds["months"]).freqstr
-    if isinstance(step, pd.offsets.CustomBusinessDay):
+    if isinstance(step, pd.offsets.CustomBusinessDay) and step.n == 1:
         return "-".join(["W", *step.weekmask.upper().split()])
     return step.freqstr
 
@@ -313,6 +324,9 @@ def _calendar_grid(
     stamps: pd.DatetimeIndex, step: BaseOffset
 ) -> tuple[pd.DatetimeIndex, np.ndarray, int]:
     first, last = stamps.min(), stamps.max()
+    if isinstance(step, pd.offsets.CustomBusinessDay):
+        # its steps keep the time of day that they start from, and the grid ends at the newest stamp's
+        first = first.normalize() - pd.Timedelta(days=1) + (last - last.normalize())
     grid = _span(step.rollback(first), step.rollforward(last), step)
     right = np.clip(grid.searchsorted(stamps), 1, len(grid) - 1)
     distance = stamps.asi8 - grid.asi8[right - 1], grid.asi8[right] - stamps.asi8
