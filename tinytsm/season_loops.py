@@ -23,7 +23,8 @@ _NUMBER, _SUM, _LOW, _HIGH, _SQUARES = range(5)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """At its first call, and kept for other processes where there is a place to write."""
+    """At its first call, and kept for other processes where there is a place to write; the kernels, which stand alone, have
+    a `jit` of their own."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
