@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.target.suffix.lower() == ".onnx":
             if args.dtype not in (None, "float32"):
                 raise ValueError(f"an ONNX file holds float32, got --dtype {args.dtype}")
-            card = onnx.export(checkpoint.load_model(args.source), args.target)
+            model = checkpoint.load_model(args.source)
+            print("tinytsm export: torch traces the network, half a minute", file=sys.stderr)
+            card = onnx.export(model, args.target)
         else:
             card = export(args.source, args.target, dtype=DTYPES[args.dtype or "bfloat16"])
     except (ValueError, OSError) as error:
