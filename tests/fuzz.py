@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -119,36 +119,37 @@ def options(rng: np.random.Generator) -> ForecastOptions:
     )
 
 
-def check_numbers(
-    quantiles: torch.Tensor, mean: torch.Tensor, levels: Sequence[float], chosen: ForecastOptions
-) -> None:
+class Asked(NamedTuple):
+    """What a call asks for beside its inputs."""
+
+    horizon: int
+    levels: Sequence[float]
+    options: ForecastOptions
+
+
+def check_numbers(quantiles: torch.Tensor, mean: torch.Tensor, asked: Asked) -> None:
     """Finite, in order, and as the options have them. quantiles: (..., L). Raises AssertionError."""
     assert bool(quantiles.isfinite().all() and mean.isfinite().all()), "not finite"
-    rising = quantiles[..., torch.from_numpy(np.argsort(levels, kind="stable"))]
+    rising = quantiles[..., torch.from_numpy(np.argsort(asked.levels, kind="stable"))]
     assert bool((rising[..., 1:] >= rising[..., :-1]).all()), "quantiles cross"
-    if chosen.nonnegative:
+    if asked.options.nonnegative:
         assert bool((quantiles >= 0).all() and (mean >= 0).all()), "below zero"
-    if chosen.integer:
+    if asked.options.integer:
         assert bool((quantiles == quantiles.round()).all()), "not whole"
 
 
 def check_call(
-    forecaster: TinyTSM,
-    inputs: Sequence[np.ndarray],
-    rng: np.random.Generator,
-    *,
-    horizon: int,
-    levels: Sequence[float],
-    chosen: ForecastOptions,
+    forecaster: TinyTSM, inputs: Sequence[np.ndarray], rng: np.random.Generator, asked: Asked
 ) -> None:
     """Forecast all inputs in one call and hold the result to the contract. Raises AssertionError."""
+    horizon, levels, chosen = asked
     changes: Any = asdict(chosen)
     results = list(forecaster.predict_stream(inputs, horizon, levels, **changes))
     assert len(results) == len(inputs)
     for value, (quantiles, mean) in zip(inputs, results, strict=True):
         assert mean.shape == (*value.shape[:-1], horizon)
         assert quantiles.shape == (*mean.shape, len(levels))
-        check_numbers(quantiles, mean, levels, chosen)
+        check_numbers(quantiles, mean, asked)
         whole = np.asarray(value, float)
         if chosen.nonnegative is None and not (whole < 0).any() and (whole == 0).sum(-1).min() >= 3:
             newest = whole[..., -forecaster.context_length :]
@@ -169,15 +170,10 @@ def check_call(
 
 
 def check_covariates(
-    forecaster: TinyTSM,
-    inputs: Sequence[np.ndarray],
-    rng: np.random.Generator,
-    *,
-    horizon: int,
-    levels: Sequence[float],
-    chosen: ForecastOptions,
+    forecaster: TinyTSM, inputs: Sequence[np.ndarray], rng: np.random.Generator, asked: Asked
 ) -> None:
     """The same contract where covariates of any kind are known. Raises AssertionError."""
+    horizon, levels, chosen = asked
     changes: Any = asdict(chosen)
     single = [x for x in inputs if x.ndim == 1 and not np.isnan(np.asarray(x, float)).all()][:5]
     known = []
@@ -192,7 +188,7 @@ def check_covariates(
         return
     results = forecaster.predict_with_covariates(single, known, horizon, levels, **changes)
     quantiles, mean, weight = results
-    check_numbers(quantiles, mean, levels, chosen)
+    check_numbers(quantiles, mean, asked)
     assert bool(((weight >= 0) & (weight <= 1)).all()), "no weight"
     again = int(rng.integers(len(single)))
     alone = forecaster.predict_with_covariates(
@@ -261,14 +257,14 @@ def _run(forecasters, folder, inputs, seed, at_once, progress):
         batch = [series(rng) for _ in range(min(at_once, inputs - call * at_once))]
         levels = np.unique(rng.random(int(rng.integers(1, 7))).clip(1e-6, 1 - 1e-6)).tolist()
         rng.shuffle(levels)
-        asked = {"horizon": int(rng.choice(HORIZONS)), "levels": levels, "chosen": options(rng)}
+        asked = Asked(int(rng.choice(HORIZONS)), levels, options(rng))
         try:
-            check_call(forecasters[call % 2], batch, rng, **asked)
+            check_call(forecasters[call % 2], batch, rng, asked)
             for _ in range(4):
                 table = folder / "table.csv"
                 table.write_bytes(csv_text(rng))
                 check_file(forecasters[0], table)
-            check_covariates(forecasters[call % 2], batch, rng, **asked)
+            check_covariates(forecasters[call % 2], batch, rng, asked)
         except Exception as error:
             raise AssertionError(f"call {call} of seed {seed}: {error}") from error
     return calls

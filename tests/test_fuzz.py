@@ -71,9 +71,7 @@ def test_any_values_levels_and_options(
         forecaster,
         inputs,
         np.random.default_rng(0),
-        horizon=horizon,
-        levels=levels,
-        chosen=options,
+        fuzz.Asked(horizon, levels, options),
     )
 
 

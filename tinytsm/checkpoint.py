@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tinytsm.config import ModelConfig, from_dict, to_dict
+from tinytsm.config import SHIPPED, ModelConfig, from_dict, shipped, to_dict
 from tinytsm.files import usual_permissions
 from tinytsm.model import Model
 
@@ -33,8 +33,6 @@ FORMAT = 1
 # Bytes of a file of tensors: what git hosts and code review take without special means.
 MAX_SHARD = 15 << 20
 BEFORE_DECAY = "before_decay"
-# Models that come with the package: a folder each, named as `from_pretrained` takes them.
-SHIPPED = Path(__file__).parent / "weights"
 _KEEP = 2
 # What `save` writes without a training state.
 _RELEASED = re.compile(
@@ -240,11 +238,6 @@ def newest(run: Path) -> Path | None:
     """The newest checkpoint folder of a run, or None."""
     steps = _steps(run)
     return steps[-1] if steps else None
-
-
-def shipped() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
 
 
 def resolve(path: str | Path) -> Path:

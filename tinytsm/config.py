@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # The quantile levels that the model is trained on; any others are interpolated at forecast time.
@@ -17,6 +18,13 @@ TOKEN_MULTIPLE = 16
 # Short histories are read with each value held for so many steps too, and some are trained on so. Other sets of factors
 # did as well (docs/ablations.md).
 STRETCHES: tuple[int, ...] = (4, 8, 12)
+# Models that come with the package: a folder each, named as `from_pretrained` takes them.
+SHIPPED = Path(__file__).parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
 
 
 def _setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:

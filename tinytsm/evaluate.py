@@ -366,7 +366,7 @@ def _run(args: argparse.Namespace) -> int:
             kept = f"{args.output} keeps {len(done)} tasks, --resume goes on"
         print(f"interrupted: {kept}", file=sys.stderr)
         return 130
-    if args.csv is not None:
+    if args.csv is not None and not todo:
         write_text(args.csv, gift_eval.all_results(done, name))
     summary = scoreboard.summarise(done, published)
     print(scoreboard.render(done, summary, name=name))

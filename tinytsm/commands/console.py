@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from tinytsm import files, options
+from tinytsm.config import shipped
 from tinytsm.errors import InputError
 from tinytsm.options import ForecastOptions
 
@@ -165,13 +166,10 @@ def forecast_options(args: argparse.Namespace) -> ForecastOptions:
 
 def find_model(path: str) -> str:
     """The path as given, when there is something. Raises InputError."""
-
-    # folders, because shipped names are known without loading torch
-    weights = Path(__file__).parents[1] / "weights"
-    shipped = sorted(config.parent.name for config in weights.glob("*/config.json"))
-    if path not in shipped and not Path(path).exists():
+    names = shipped()
+    if path not in names and not Path(path).exists():
         raise InputError(
-            f"--model {path}: no such file or folder, and no shipped model ({', '.join(shipped)}); name one of these, or "
+            f"--model {path}: no such file or folder, and no shipped model ({', '.join(names)}); name one of these, or "
             "train one with: make train"
         )
     return path
