@@ -56,9 +56,9 @@ class ForecastOptions:
     (`tinytsm.companions`). nonnegative: True: no quantile and no mean below 0, and nothing else; False: nothing
     is cut; None: none below 0 where the history that counts is 0 several times and never below; where a third of it is 0
     a quantile nearer to 0 than to the least value above is 0; and with `adjust`, whatever the others' sign, all quantiles
-    and the mean are 0 at a place of the season where the series always was. integer: quantiles are whole numbers (the mean is not). batch_size: rows computed at once (a row is
-    one variate of one phase of one series, mirrored or not); `auto` takes what suits the device. Either is halved
-    where memory runs out.
+    and the mean are 0 at a place of the season where the series always was. integer: quantiles are whole numbers (the
+    mean is not). batch_size: rows computed at once (a row is one variate of one phase of one series, mirrored or not);
+    `auto` takes what suits the device. Either is halved where memory runs out.
     """
 
     effort: Effort = "standard"
