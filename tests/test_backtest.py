@@ -10,6 +10,7 @@ import pytest
 
 from tinytsm import TinyTSM, metrics
 from tinytsm.backtest import backtest, season_of
+from tinytsm.errors import DataWarning, InputError
 from tinytsm.panel import split
 from tinytsm.timeline import parse_freq
 
@@ -120,9 +121,19 @@ def test_a_window_whose_context_is_all_missing_is_left_out() -> None:
     assert whole.forecasts["cutoff"].unique().tolist() == [14, 29, 34]
 
 
-def test_series_without_room_are_named() -> None:
-    with pytest.raises(ValueError, match="series '1 target': 3 steps leave no window of 5 steps"):
-        backtest(Last(), [np.arange(30.0), np.arange(3.0)], 5)
+def test_series_without_room_are_named_and_left_out() -> None:
+    why = "series '1 target': 3 steps leave no window of 5 steps with values before it"
+    with pytest.warns(DataWarning, match=f"^{why}: left out \\(and 1 more series\\)$"):
+        some = backtest(Last(), [np.arange(30.0), np.arange(3.0), np.arange(4.0)], 5)
+    alone = backtest(Last(), [np.arange(30.0)], 5)
+    pd.testing.assert_frame_equal(some.forecasts, alone.forecasts)
+    pd.testing.assert_frame_equal(some.scores, alone.scores)
+
+
+def test_no_series_has_room() -> None:
+    why = "series '0 target': 3 steps leave no window of 5 steps with values before it; ask for a shorter horizon"
+    with pytest.raises(InputError, match=f"^{why}$"):
+        backtest(Last(), [np.arange(3.0), np.arange(4.0)], 5)
 
 
 @pytest.mark.parametrize("name", ["windows", "step", "season", "context_length"])

@@ -16,7 +16,7 @@ import pandas as pd
 from tinytsm import metrics
 from tinytsm.columns import Layout
 from tinytsm.config import QUANTILES
-from tinytsm.errors import InputError
+from tinytsm.errors import Doubt, InputError
 from tinytsm.frames import (
     Series,
     ask,
@@ -24,6 +24,7 @@ from tinytsm.frames import (
     check_horizon,
     check_quantiles,
     newest_steps,
+    warn_of_doubts,
 )
 from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
@@ -52,7 +53,7 @@ class Backtest:
     scores: pd.DataFrame
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Series number `series` (its position), forecast from step `origin` on."""
 
     series: int
@@ -81,19 +82,23 @@ def backtest(
     horizon, so that windows do not overlap). season: steps of the season of MASE and seasonal naive (None: the usual
     one of the frequency, `season_of`). context_length: forecast from only so many newest steps before an origin (None:
     all); MASE's unit and seasonal naive have all of them. covariates: columns of the frame that every forecast knows,
-    those of its own steps too, as with `predict_df`'s future_df. Raises InputError, a ValueError, where a series leaves
-    no window.
+    those of its own steps too, as with `predict_df`'s future_df. A series too short for a window is left out, with a
+    DataWarning. Raises InputError, a ValueError, where none leaves a window.
     """
     series, layout = split(
         data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq,
         covariates=covariates,
     )  # fmt: skip
+    horizon = check_horizon(horizon)
+    planned, notes = plan(
+        series, horizon=horizon, windows=windows, step=step, context_length=context_length
+    )
+    warn_of_doubts(notes)
     return run(
         forecaster,
         series,
+        planned,
         horizon=horizon,
-        windows=windows,
-        step=step,
         season=season,
         context_length=context_length,
         quantile_levels=quantile_levels,
@@ -104,34 +109,27 @@ def backtest(
 def run(
     forecaster: Forecaster,
     series: list[Series],
+    planned: list[Window],
     *,
     horizon: int,
-    windows: int,
-    step: int | None,
     season: int | None,
     context_length: int | None,
     quantile_levels: Sequence[float],
     layout: Layout,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Backtest:
-    """`backtest` of series that are there already. progress: called with the count of windows after each batch."""
-    horizon = check_horizon(horizon)
+    """`backtest` of the windows that `plan` found. progress: called with the count of windows after each batch."""
     levels = check_quantiles(quantile_levels)
     if season is not None:
         season = check_count(season, "season")
-    if context_length is not None:
-        context_length = check_count(context_length, "context_length")
     # scores are over levels of their own, whichever the table is to have
     scored = metrics.LEVELS
     asked = tuple(sorted({*levels, *scored}))
     at = [asked.index(level) for level in scored]
-    planned = plan(
-        series, horizon=horizon, windows=windows, step=step, context_length=context_length
-    )
     ours, naive = metrics.Scores(levels=scored), metrics.Scores(levels=scored)
     seasons = [season_of(one) if season is None else season for one in series]
     parts: list[np.ndarray] = []
-    todo: Iterator[_Window] = iter(planned)
+    todo: Iterator[Window] = iter(planned)
     while batch := list(islice(todo, _AT_ONCE)):
         contexts = [series[w.series].values[: w.origin] for w in batch]
         labels = np.stack(
@@ -169,32 +167,40 @@ def plan(
     windows: int,
     step: int | None,
     context_length: int | None,
-) -> list[_Window]:
-    """The windows of every series, oldest first; those without an observed value in context or horizon are left out.
+) -> tuple[list[Window], list[str]]:
+    """The windows of every series, oldest first, and notes on series that have none.
 
-    Raises InputError for counts below 1 and for a series without a window.
+    A window has an observed value in its context and one in its horizon. Raises InputError for counts below 1 and where
+    no series has a window.
     """
     windows = check_count(windows, "windows")
     step = horizon if step is None else check_count(step, "step")
-    planned = []
+    if context_length is not None:
+        context_length = check_count(context_length, "context_length")
+    planned: list[Window] = []
+    without: list[Series] = []
     for i, one in enumerate(series):
         seen = ~np.isnan(one.values)
         newest = len(one.values) - horizon
         origins = range(newest - step * (windows - 1), newest + 1, step)
         usable = [
-            _Window(i, origin)
+            Window(i, origin)
             for origin in origins
             if origin > 0
             and newest_steps(seen[:origin], context_length).any()
             and seen[origin : origin + horizon].any()
         ]
         if not usable:
-            raise InputError(
-                f"series {one.name!r}: {len(one.values)} steps leave no window of {horizon} steps with "
-                "values before it; ask for a shorter horizon, or leave the series out"
-            )
+            without.append(one)
         planned += usable
-    return planned
+    if not without:
+        return planned, []
+    first = without[0]
+    why = f"series {first.name!r}: {len(first.values)} steps leave no window of {horizon} steps with values before it"
+    if not planned:
+        raise InputError(f"{why}; ask for a shorter horizon")
+    more = f" (and {len(without) - 1:,} more series)" if len(without) > 1 else ""
+    return planned, [Doubt(f"{why}: left out{more}")]
 
 
 def season_of(one: Series) -> int:
@@ -218,7 +224,7 @@ def season_of(one: Series) -> int:
 def _frame(
     series: list[Series],
     layout: Layout,
-    planned: list[_Window],
+    planned: list[Window],
     quantiles: np.ndarray,
     asked: tuple[float, ...],
     levels: tuple[float, ...],
@@ -239,7 +245,7 @@ def _frame(
 
 
 def panels(series: list[Series], result: Backtest, layout: Layout) -> list[Panel]:
-    """Every series with its forecasts laid over it; of windows that overlap, the newest."""
+    """Each series that has windows with its forecasts laid over it; of windows that overlap, the newest."""
     names = list(result.forecasts)
     stamp, levels = layout.stamp_name, names[names.index("predictions") + 1 :]
     by_series = result.forecasts.groupby([layout.id_name, "target_name"], sort=False)

@@ -256,21 +256,33 @@ def load_baselines(pack: Path) -> dict[str, dict[str, dict[str, float | None]]]:
     if not path.exists():
         return {}
     found = {}
-    for entry in field_of(read_json(path), "tasks", path):
+    for entry in field_of(read_json(path), "tasks", path, list):
         kind = field_of(entry, "kind", path)
+        if kind not in SCORES:
+            raise PackError(f"{path}: 'kind' must be one of {', '.join(SCORES)}, got {kind!r}")
         last = (
-            entry["term"]
+            field_of(entry, "term", path)
             if kind == "gift"
             else f"ltsf/{field_of(entry, 'prediction_length', path)}"
         )
-        sample = field_of(entry, "sample", path)
-        naive = field_of(sample, "SeasonalNaive", path)
+        sample = field_of(entry, "sample", path, dict)
+        naive = field_of(sample, "SeasonalNaive", path, dict)
         found[f"{field_of(entry, 'dataset', path)}/{last}"] = {
-            name: {key: metrics.relative(scores[key], naive[key]) for key in SCORES[kind]}
+            name: {
+                key: metrics.relative(_score(scores, key, path), _score(naive, key, path))
+                for key in SCORES[kind]
+            }
             for name, scores in sample.items()
             if name != "SeasonalNaive"
         }
     return found
+
+
+def _score(scores: Any, key: str, path: Path) -> float | None:
+    value = field_of(scores, key, path)
+    if value is None or isinstance(value, int | float):
+        return value
+    raise PackError(f"{path}: {key!r} must be a number, got {value!r}")
 
 
 def load_published(pack: Path) -> dict[str, Any] | None:

@@ -85,14 +85,17 @@ def run(args: argparse.Namespace) -> None:
         repeated = sorted({backtest.season_of(one) for one in series})
         listed = ", ".join(f"{steps:,}" for steps in repeated)
         console.note(f"seasonal naive repeats the last {listed} steps; --season N changes that")
-    planned = backtest.plan(
+    planned, left_out = backtest.plan(
         series, horizon=horizon, windows=windows, step=step, context_length=context_length
     )
+    for line in left_out:
+        console.note(line)
+    notes += left_out
     forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(planned), "window") as advance:
         result = backtest.run(
-            forecaster, series, horizon=horizon, windows=windows, step=step, season=season,
-            context_length=context_length, quantile_levels=frames.QUANTILES, layout=layout, progress=advance,
+            forecaster, series, planned, horizon=horizon, season=season, context_length=context_length,
+            quantile_levels=frames.QUANTILES, layout=layout, progress=advance,
         )  # fmt: skip
     scores = result.scores.reset_index()
     if output is not None:
@@ -107,4 +110,5 @@ def run(args: argparse.Namespace) -> None:
     else:
         console.write_text(console.to_csv(scores), None)
     if chart is not None:
-        console.draw(chart, backtest.panels(series, result, layout), last=last)
+        shown = [series[i] for i in sorted({window.series for window in planned})]
+        console.draw(chart, backtest.panels(shown, result, layout), last=last)
