@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -304,7 +305,8 @@ def gradients_of(rank: int, world: int, port: int, path: str) -> None:
 def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
     gradients_of(0, 1, 0, str(alone))
-    port = 20000 + os.getpid() % 20000
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     mp.spawn(gradients_of, args=(2, port, str(together)), nprocs=2)
     one, two = torch.load(alone), torch.load(together)
     assert one.keys() == two.keys()
@@ -315,8 +317,7 @@ def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> Non
 
 def test_torchrun_trains(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    port = str(20000 + (os.getpid() + 1) % 20000)
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [
             sys.executable,
