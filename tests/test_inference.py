@@ -250,7 +250,7 @@ def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) 
     ]
     assert together[-4:] == lags[-4:] == [7, 24, 50, 50]
     # nothing to look for where nothing depends on it
-    assert set(_periods(items, 10, config=SMALL, strategy=by_rule)[0]) == {0}
+    assert set(_periods(items, 40, config=SMALL, strategy=by_rule)[0]) == {0}
     # companions depend on it at every horizon, and stand beside single series only
     alone = [n if len(item.values) == 1 else 0 for n, item in zip(together, items, strict=True)]
     assert _periods(items, 10, config=SMALL, strategy=augmented)[0] == alone
@@ -300,7 +300,31 @@ def test_a_short_history_is_also_read_stretched(
     torch.testing.assert_close(mean[0], torch.stack(wanted_mean).mean(0), rtol=1e-4, atol=1e-4)
 
 
-def test_long_histories_long_horizons_and_chosen_strides_are_not_stretched(
+def test_of_a_longer_history_the_newest_steps_are_read_stretched(
+    miniature: TinyTSM, rng: np.random.Generator
+) -> None:
+    # half a context, 64 steps, holds 16, 8, 5 steps stretched, which must be 4 horizons
+    series, length = rng.normal(size=50).cumsum(), 2
+    config = miniature.config
+    assert choose_stretches(50, length=length, dominant_period=0, config=config) == (4, 8)
+    wanted = []
+    for newest, r in ((50, 1), (16, 4), (8, 8)):
+        held = np.repeat(series[-newest:], r)
+        quantiles, _ = miniature.predict_quantiles([held], length * r, effort="fast")
+        wanted.append(quantiles[0][r // 2 :: r])
+    quantiles, _ = miniature.predict_quantiles([series], length, adjust=False)
+    torch.testing.assert_close(quantiles[0], torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4)
+    # nothing is read where nothing is shown
+    series[-10:] = np.nan
+    held = np.repeat(series[-16:], 4)
+    one, _ = miniature.predict_quantiles([held], length * 4, effort="fast")
+    plain, _ = miniature.predict_quantiles([series], length, effort="fast")
+    quantiles, _ = miniature.predict_quantiles([series], length, adjust=False)
+    wanted = [plain[0], one[0][2::4]]
+    torch.testing.assert_close(quantiles[0], torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_long_horizons_seasons_and_chosen_strides_are_not_stretched(
     miniature: TinyTSM, rng: np.random.Generator
 ) -> None:
     config = miniature.config
@@ -311,9 +335,10 @@ def test_long_histories_long_horizons_and_chosen_strides_are_not_stretched(
         )
 
     assert chosen(10, 2) == (4, 8, 12)
-    # a context of 128 steps must hold all of it
+    # a context of 128 steps must hold all of a short one, a quarter to a twelfth of a longer one 4 horizons
     assert chosen(4 * config.patch, 2) == (4,)
-    assert chosen(4 * config.patch + 1, 2) == ()
+    assert chosen(4 * config.patch + 1, 2) == chosen(1000, 2) == (4, 8)
+    assert chosen(1000, 4) == (4,) and chosen(1000, 5) == ()
     assert chosen(9, 9) == ()
     # no longer than what was seen, and not where a season shows
     assert chosen(5, 5) != () == chosen(5, 6)

@@ -3,8 +3,9 @@
 Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
 stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
-level by level. A history of a few tokens is also read stretched, each step held for several: a season that lay within
-a token then spans tokens (our definition; a stride below one). Symmetry ensembling averages a forecast with that of
+level by level. A short history, or the newest part of a longer one, is also read stretched, each step held for several: a
+season that lay within a token then spans tokens, and what is small beside the past is large (our definition; a stride
+below one). Symmetry ensembling averages a forecast with that of
 the mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it. Seasonal
 adjustment forecasts it without its seasons (`season`), which are put back.
 """
@@ -33,8 +34,9 @@ _RULE, _LONG = (4, MAX_STRIDE), 0.5
 _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
-# Histories of at most so many patches are read stretched too.
-_SHORT = 4
+# A history of at most so many patches is also read stretched as a whole; of a longer one its newest steps, where they are
+# so many horizons.
+_SHORT, _HORIZONS = 4, 4
 
 
 def choose_strides(
@@ -64,18 +66,29 @@ def choose_strides(
 def choose_stretches(
     steps: int, *, length: int, dominant_period: int, config: ModelConfig
 ) -> tuple[int, ...]:
-    """How often each step of a short history is repeated, by rule: never so often that one pass would not see all of the
-    history or not reach the horizon, and not at all where a period shows or more is asked for than was seen.
+    """How often each step is repeated where an item is also read stretched, by rule: never so often that one pass would not
+    see what is stretched or not reach the horizon, and not at all where a period shows or more is asked for than was
+    seen.
 
     steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none.
     """
-    if dominant_period or steps > _SHORT * config.patch or steps < length:
+    if dominant_period or steps < length:
         return ()
     return tuple(
         r
         for r in STRETCHES
-        if r * steps <= config.context_length and r * length <= config.horizon_length
+        if (newest := stretched_steps(steps, r, config)) >= min(steps, _HORIZONS * length)
+        and r * newest <= config.context_length
+        and r * length <= config.horizon_length
     )
+
+
+def stretched_steps(steps: int, stretch: int, config: ModelConfig) -> int:
+    """How many of T newest steps are read stretched."""
+    if steps <= _SHORT * config.patch:
+        return steps
+    # half a context is what a pass reads at any horizon
+    return min(steps, config.context_length // 2 // stretch)
 
 
 # From the forecasts of some queries to that of every step.
@@ -150,15 +163,12 @@ def _views(
         for s in [s for s in wanted if _shows_all(item, s, config.context_length)] or [1]
     ]
     if strategy.strides is None:
-        views += [
-            (
-                functools.partial(read_stretched, stretch=r, length=length),
-                [stretched(shown, r, length)],
-            )
-            for r in choose_stretches(
-                item.values.shape[1], length=length, dominant_period=cycle, config=config
-            )
-        ]
+        steps = item.values.shape[1]
+        for r in choose_stretches(steps, length=length, dominant_period=cycle, config=config):
+            newest = shown._replace(values=shown.values[:, -stretched_steps(steps, r, config) :])
+            if _shows_as_much(newest.values, shown.values):
+                read = functools.partial(read_stretched, stretch=r, length=length)
+                views.append((read, [stretched(newest, r, length)]))
     return views
 
 
@@ -203,13 +213,17 @@ def _shows_all(item: Item, stride: int, context_length: int) -> bool:
     """Whether every phase of a stride shows something, where it is read, of each variate that shows anything."""
     if stride == 1:
         return True
-    shown = ~np.isnan(item.values)
-    anything = shown.any(1)
     # a pass reads half a context of a phase, or more where the horizon is shorter
-    read = shown[:, -stride * (context_length // 2) :]
+    read = item.values[:, -stride * (context_length // 2) :]
     return read.shape[1] >= stride and all(
-        bool((read[:, first::stride].any(1) >= anything).all()) for first in range(stride)
+        _shows_as_much(read[:, first::stride], item.values) for first in range(stride)
     )
+
+
+def _shows_as_much(part: np.ndarray, whole: np.ndarray) -> bool:
+    """Whether some steps of an item, (V, t), show something of each variate that shows anything in all, (V, T)."""
+    seen, anything = (~np.isnan(values).all(1) for values in (part, whole))
+    return bool((seen >= anything).all())
 
 
 def phases(item: Item, stride: int, length: int) -> list[Query]:

@@ -27,9 +27,9 @@ _USUAL = 4.0
 # After so many zeros the next value is another in one case of ten (n + 2; Laplace's rule of succession), so that all quantiles
 # from 10 to 90 % are zero. A series that is zero at this share of all other places is idle at any time.
 _CERTAIN, _IDLE = 8, 0.5
-# Where no value is below this share of the mean, seasons are also sought in the logarithms.
-_POSITIVE = 0.3
-_LARGEST = float(np.finfo(np.float64).max)
+# Seasons are not divided out where that leaves a series so many times rougher than subtracting them.
+_ROUGHER = 1.2
+_SMALLEST, _LARGEST = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
 
 
 class Adjusted(NamedTuple):
@@ -118,17 +118,18 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         at = moving[leading == period]
         zero[at] = _zero(values[at], period)[:, np.arange(length) % period]
     lowest = np.min(values, axis=1, where=shown, initial=np.inf)
-    positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
-    # what overflows is cut to the largest number; a mean that does is larger than any value
-    with np.errstate(over="ignore"):
+    # what overflows is cut to the largest number, and a season that makes it overflow is not divided out
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         shift[moving] = np.clip(season * unit[moving] * 2, -_LARGEST, _LARGEST)
-        mean = np.mean(values[positive], axis=1, where=shown[positive])
-    positive = positive[lowest[positive] > _POSITIVE * mean]
-    logarithms = np.log(values[positive] / first[positive])
-    factor, wide, clearer, _ = _seasons(logarithms, periods[positive], length)
-    better = clearer > f[positive]
+        positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
+        ratio = np.clip(values[positive] / first[positive], _SMALLEST, _LARGEST)
+        factor, wide, clearer, _ = _seasons(np.log(ratio), periods[positive], length)
+        factor = np.exp(factor)
+        divided = _roughness(values[positive] / factor[:, :steps])
+        subtracted = _roughness(values[positive] - shift[positive, :steps])
+    better = (clearer > f[positive]) & (divided < _ROUGHER * subtracted)
     positive = positive[better]
-    scale[positive], shift[positive] = np.exp(factor[better]), 0.0
+    scale[positive], shift[positive] = factor[better], 0.0
     spread[positive], f[positive] = wide[better], clearer[better]
     with np.errstate(over="ignore"):
         rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
@@ -157,6 +158,13 @@ def _seasons(
         at = np.flatnonzero(leading == period)
         spread[at] = _spread(x[at], period)[:, np.arange(length) % period]
     return season, spread, clear, leading
+
+
+def _roughness(rest: np.ndarray) -> np.ndarray:
+    """The mean step of rows (R, T), from one shown value to the next, over their mean: (R,)."""
+    last = np.maximum.accumulate(np.where(np.isnan(rest), 0, np.arange(rest.shape[1])), axis=1)
+    steps = np.abs(np.diff(np.take_along_axis(rest, last, axis=1)))
+    return np.nanmean(steps, axis=1) / np.nanmean(rest, axis=1)
 
 
 def _newest(x: np.ndarray, period: int) -> np.ndarray:
