@@ -10,14 +10,14 @@ from tinytsm import TinyTSM, season, season_loops
 from tinytsm.season import Adjusted
 
 
-def defined(x: np.ndarray, period: int) -> tuple[np.ndarray, float]:
-    """Season by place and F, step by step; place 0 is that of the first step ahead."""
+def defined(x: np.ndarray, period: int, cycles: int = 16) -> tuple[np.ndarray, float]:
+    """Season by place and F of the newest cycles, step by step; place 0 is that of the first step ahead."""
     half = period // 2
     weights = np.ones(2 * half + 1)
     if period % 2 == 0:
         weights[[0, -1]] = 0.5
     above: list[list[float]] = [[] for _ in range(period)]
-    for t in range(max(0, len(x) - 17 * period) + half, len(x) - half):
+    for t in range(max(0, len(x) - (cycles + 1) * period) + half, len(x) - half):
         around = x[t - half : t + half + 1]
         shown = ~np.isnan(around)
         if not np.isnan(x[t]) and weights[shown].sum() >= period / 2:
@@ -52,6 +52,19 @@ def test_a_season_is_what_the_definition_says(
         wanted, clear = defined(x, period)
         assert_allclose(values, wanted, atol=1e-12)
         assert season_loops.clarity(period, table) == pytest.approx(clear)
+
+
+def test_half_of_a_season_is_that_of_the_newest_periods(rng: np.random.Generator) -> None:
+    x = rng.normal(size=200) + np.linspace(1.0, 3.0, 200) * np.resize(rng.normal(size=5), 200)
+    season, clear = np.zeros((1, 207)), np.zeros(1)
+    leading = np.zeros(1, np.int64)
+    season_loops.take_out(
+        x[None].copy(), np.array([5]), np.array([5]), np.array([False]), 16, season, clear, leading
+    )
+    whole, f = defined(x, 5)
+    newest, _ = defined(x, 5, 6)
+    assert leading == 5 and clear == pytest.approx(f)
+    assert_allclose(season[0, 200:], np.resize((whole + newest) / 2 * (1 - 1 / f), 7), atol=1e-12)
 
 
 def adjust(values: np.ndarray, length: int, period: int = 0) -> Adjusted | None:
@@ -112,6 +125,27 @@ def test_growing_seasons_are_divided_out(rng: np.random.Generator) -> None:
     # where values come near zero, logarithms say nothing
     low = adjust(whole[None, :120] - whole.min() + 0.1, 12)
     assert low is not None and (low.scale == 1).all()
+
+
+def test_peaks_that_grow_are_divided_out_however_low_the_rest(rng: np.random.Generator) -> None:
+    # a shop before Christmas: the lowest value is a twentieth of the mean
+    months = np.concatenate((np.zeros(10), [0.7, 1.6])) + 0.1 * rng.normal(size=12)
+    t = np.arange(84)
+    whole = 100 * 1.04**t * np.exp(np.resize(months, 84) + 0.05 * rng.normal(size=84))
+    assert whole.min() < 0.1 * whole.mean()
+    adjusted = adjust(whole[None], 12)
+    assert adjusted is not None and (adjusted.shift == 0).all()
+
+
+def test_a_season_whose_division_leaves_a_rougher_series_is_subtracted(
+    rng: np.random.Generator,
+) -> None:
+    # the day's low is near zero, sometimes a thousandth of it
+    t = np.arange(480)
+    low = np.where(rng.random(480) < 0.5, 1e-3, 1.0)
+    whole = np.where(t % 24 < 8, low, 100.0 + rng.normal(size=480))
+    adjusted = adjust(whole[None], 24)
+    assert adjusted is not None and (adjusted.scale == 1).all()
 
 
 @pytest.mark.parametrize("steps", [10, 16, 20, 40, 200, 1000])

@@ -14,6 +14,8 @@ import numpy as np
 _CLEAR = 5.0
 # How many seasons come out.
 _SEASONS = 2
+# A season changes: half of it is that of so many newest periods.
+_RECENT = 6
 # Values that must be left to judge a season by, after one for each of its places.
 _FREE = 8
 # Smallest season, root mean square over the series' largest deviation: below, it may be rounding. And the largest F.
@@ -132,7 +134,7 @@ def take_out(
     """
     rows, steps = x.shape
     longest = tried[-1]
-    table, values = np.empty((5, longest)), np.empty(longest)
+    table, values, recent = np.empty((5, longest)), np.empty(longest), np.empty(longest)
     sums, counts = np.zeros(steps + 1), np.zeros(steps + 1)
     for row in range(rows):
         own, taken = x[row], 0
@@ -154,6 +156,11 @@ def take_out(
                 clear[row], leading[row] = best, chosen
             fold(own, sums, counts, chosen, cycles, table)
             shape(chosen, table, values)
+            fold(own, sums, counts, chosen, _RECENT, table)
+            shape(chosen, table, recent)
+            for place in range(chosen):
+                if table[_NUMBER, place] > 0:
+                    values[place] = (values[place] + recent[place]) / 2
             place = -steps % chosen
             for t in range(season.shape[1]):
                 part = values[place] * (1.0 - 1.0 / best)
