@@ -403,27 +403,29 @@ def causal_softmax_bfloat16(scores: Any, factor: Any, exact: Any) -> None:
         tile = scores[g].reshape(size)
         for j in range(size):
             raw[j] = _U32(tile[j]) << _U32(16)
+        # rows as views: indices that start further on keep a loop from becoming vectors
         for n in range(length):
             start, stop, end = n * length, n * length + n + 1, (n + 1) * length
+            seen, order, hidden = x[start:stop], ordered[start:stop], x[stop:end]
             # as whole numbers, which the compiler finds the largest of in vectors; a NaN is above all others
             most = _I32(-(2**31))
-            for j in range(start, stop):
-                most = max(most, ordered[j] ^ ((ordered[j] >> _I32(31)) & _I32(0x7FFFFFFF)))
+            for j in range(len(order)):
+                most = max(most, order[j] ^ ((order[j] >> _I32(31)) & _I32(0x7FFFFFFF)))
             bits[0] = most ^ ((most >> _I32(31)) & _I32(0x7FFFFFFF))
             top = power[0]
-            for j in range(start, stop):
-                x[j] = (x[j] - top) * factor
-            for j in range(stop, end):
-                x[j] = _ABSENT
+            for j in range(len(seen)):
+                seen[j] = (seen[j] - top) * factor
+            for j in range(len(hidden)):
+                hidden[j] = _ABSENT
         exp2(x, size, bits, power)
         for n in range(length):
-            start, stop = n * length, n * length + n + 1
+            seen = x[n * length : n * length + n + 1]
             total = _ZERO
-            for j in range(start, stop):
-                total += x[j]
+            for j in range(len(seen)):
+                total += seen[j]
             inverse = _ONE / total
-            for j in range(start, stop):
-                x[j] *= inverse
+            for j in range(len(seen)):
+                seen[j] *= inverse
         unrounded = exact[g]
         for j in range(size):
             unrounded[j] = x[j]

@@ -247,8 +247,8 @@ def rotary(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     table = rotary_table(x.shape[1], half, dtype=v.dtype, device=x.device)
     cos, sin = table[:, :, None, :].unbind()  # (N, 1, E / 2)
-    a, b = v[..., :half], v[..., half:]
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).to(x.dtype)
+    a, b = v.unflatten(-1, (2, -1)).unbind(-2)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), -2).flatten(-2).to(x.dtype)
 
 
 def causal_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor) -> Tensor:
