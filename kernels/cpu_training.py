@@ -26,7 +26,7 @@ from tinytsm.kernels.reference import (
 )
 
 # Bytes of the horizon head's outputs that exist at once; threads that wait for one another make small ones slow.
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 4 << 20
 _CONSTANTS = tuple(np.float32(c) for c in (GAP_SHIFT, HUBER_DELTA, MEAN_WEIGHT, FAR_TARGET))
 
 
@@ -77,15 +77,16 @@ def _pair_losses(
 @_uncast
 def _grid_loss(
     h: Tensor, weight: Tensor, target: Tensor, loc: Tensor, scale: Tensor, token_weight: Tensor,
-    offset: Tensor, levels: Tensor, gradients: bool,
+    offset: Tensor, levels: Tensor, dtype: torch.dtype, gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Sum and count of each octave, and the sums' gradients: of h's rows octave by octave, and of weight."""
     rank, patch, outputs = h.shape[-1], target.shape[-1], 1 + len(levels)
-    flat = h.reshape(-1, rank)
+    flat = h.reshape(-1, rank).to(dtype)
     frame = torch.stack([t.reshape(-1) for t in (loc, scale, token_weight)]).numpy()
     known = target.contiguous().numpy()
     # outputs before points, an octave's patches side by side, so that the loops run along all of them
-    by_output = weight.unflatten(-1, (patch, outputs)).permute(1, 3, 0, 2)  # (R, 1 + Q, K, P)
+    by_output = weight.to(dtype).unflatten(-1, (patch, outputs))
+    by_output = by_output.permute(1, 3, 0, 2)  # (R, 1 + Q, K, P)
     totals, row_grads, weight_grads = [], [], []
     for ks, stride in octaves(len(weight)):
         index = grid_rows(offset, h.shape[1], stride)
@@ -93,23 +94,24 @@ def _grid_loss(
         part = by_output[:, :, ks.start : ks.stop].reshape(rank, -1)
         if gradients:
             row_grads.append(torch.empty_like(inputs))
-            weight_grads.append(torch.zeros_like(part))
+            weight_grads.append(torch.zeros_like(part, dtype=weight.dtype))
         out = np.empty((2, len(index)))
-        chunk = max(1, CHUNK_BYTES // (part.shape[1] * part.itemsize))
+        chunk = max(1, CHUNK_BYTES // (part.shape[1] * weight.itemsize))
         for start in range(0, len(index), chunk):
             rows = slice(start, min(start + chunk, len(index)))
-            raw = inputs[rows] @ part
+            raw = (inputs[rows] @ part).to(weight.dtype)
             _pair_losses(
                 raw.view(len(raw), outputs, -1).numpy(), index[rows].numpy(), ks.start, known, frame,
                 levels.numpy(), gradients, out[:, rows],
             )  # fmt: skip
             if gradients:
-                torch.mm(raw, part.t(), out=row_grads[-1][rows])
-                weight_grads[-1].addmm_(inputs[rows].t(), raw)
+                grads = raw.to(dtype)
+                torch.mm(grads, part.t(), out=row_grads[-1][rows])
+                weight_grads[-1] += inputs[rows].t() @ grads
         totals.append(torch.from_numpy(out).sum(1))
     total, count = torch.stack(totals, 1).to(h.dtype)
     if not gradients:
-        return total.clone(), count.clone(), h.new_empty(0, rank), torch.empty_like(weight[:0])
+        return total.clone(), count.clone(), flat.new_empty(0, rank), torch.empty_like(weight[:0])
     weight_grad = torch.cat([g.view(rank, outputs, -1, patch) for g in weight_grads], 2)
     # patches of one step make the reshape a view, and the compiler was promised contiguous memory
     weight_grad = weight_grad.permute(2, 0, 3, 1).reshape(weight.shape).contiguous()
@@ -117,14 +119,14 @@ def _grid_loss(
 
 
 @_grid_loss.register_fake
-def _(h, weight, target, loc, scale, token_weight, offset, levels, gradients):
+def _(h, weight, target, loc, scale, token_weight, offset, levels, dtype, gradients):
     grid = octaves(len(weight))
     rows = sum(len(offset) * (h.shape[1] // stride) for _, stride in grid) if gradients else 0
     sums = h.new_empty(len(grid)), h.new_empty(len(grid))
     patches = len(weight) if gradients else 0
     return (
         *sums,
-        h.new_empty(rows, h.shape[-1]),
+        h.new_empty(rows, h.shape[-1], dtype=dtype),
         weight.new_empty(patches, *weight.shape[1:]),
     )
 
@@ -142,7 +144,8 @@ def _grid_loss_backward(
     start = 0
     for (_, stride), factor in zip(grid, upstream, strict=True):
         rows = grid_rows(offset, h.shape[1], stride)
-        h_grad.flatten(0, 1).index_add_(0, rows, row_grads[start : start + len(rows)] * factor)
+        part = row_grads[start : start + len(rows)].to(h.dtype)
+        h_grad.flatten(0, 1).index_add_(0, rows, part * factor)
         start += len(rows)
     sizes = torch.tensor([len(ks) for ks, _ in grid])
     return h_grad, weight_grad * upstream.repeat_interleave(sizes)[:, None, None]
@@ -162,7 +165,7 @@ def _setup_grid_loss(ctx, inputs, output):
 
 def _grid_loss_gradients(ctx, grad, *_):
     grads = (None, None) if grad is None else _grid_loss_backward(*ctx.saved_tensors, grad)
-    return *grads, *[None] * 7
+    return *grads, *[None] * 8
 
 
 _grid_loss.register_autograd(_grid_loss_gradients, setup_context=_setup_grid_loss)
@@ -185,15 +188,17 @@ def grid_loss(
     token_weight: Tensor,
     offset: Tensor,
     levels: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """`reference.grid_loss` in float32; gradients, found in the forward pass, for `h` and `weight` alone.
 
-    Raises ValueError for shapes that do not fit.
+    dtype: what its matmuls multiply and give; all else is float32. Raises ValueError for shapes that do not fit.
     """
     check_grid(h, weight, target, loc, scale, token_weight, offset, levels)
     wanted = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
     total, count, _, _ = _grid_loss(
-        h, weight, target, loc, scale, token_weight, offset, levels, wanted
+        h, weight, target, loc, scale, token_weight, offset, levels, dtype, wanted
     )
     return total, count
 

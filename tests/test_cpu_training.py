@@ -1,5 +1,6 @@
 """Numba's kernels for training against their definitions, gradients too."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.test_grid_loss import (
+    NAMES,
     Inputs,
     assert_refuses_wrong_shapes,
     compare,
@@ -76,6 +78,19 @@ def test_loss_in_chunks_and_on_two_threads(rng, monkeypatch, two_threads):
     check_loss(grid(rng, series=9, tokens=32))
     monkeypatch.setattr(kernel, "CHUNK_BYTES", 1)
     check_loss(grid(rng, series=2))
+
+
+@pytest.mark.parametrize("horizon", [1, 24])
+def test_loss_by_products_in_bfloat16(rng, horizon):
+    data = grid(rng, horizon=horizon, series=5, tokens=32)
+
+    def rounded(h, weight, *others):
+        return reference.grid_loss(h.bfloat16(), weight.bfloat16(), *others)
+
+    ours = run(functools.partial(kernel.grid_loss, dtype=torch.bfloat16), data, ONE)
+    assert all(t.dtype == torch.float32 for t in ours)
+    eager, truth = run(rounded, data, ONE), run(reference.grid_loss, data.double(), ONE)
+    assert_as_good_as_eager(ours, eager, truth, names=NAMES)
 
 
 def test_targets_far_away_and_huge_outputs(rng):
@@ -210,9 +225,9 @@ def test_they_run_where_something_is_learned(rng, monkeypatch):
     for name in ("grid_loss", "causal_attention"):
         inner = getattr(kernel, name)
 
-        def watched(*tensors, _name=name, _inner=inner):
+        def watched(*tensors, _name=name, _inner=inner, **settings):
             ran.append(_name)
-            return _inner(*tensors)
+            return _inner(*tensors, **settings)
 
         monkeypatch.setattr(kernel, name, watched)
     data, heads = grid(rng), torch.randn(2, 4, 3, 2, 8)
@@ -238,14 +253,15 @@ def test_they_run_where_something_is_learned(rng, monkeypatch):
     assert everything(torch.bfloat16) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("patch", [1, 16])
-def test_the_loss_is_registered_as_pytorch_wants_it(rng, patch):
+def test_the_loss_is_registered_as_pytorch_wants_it(rng, patch, dtype):
     check = torch.library.opcheck
     data = grid(rng, rank=8, horizon=2, patch=patch)
     for gradients in (False, True):
         leaves = [t.clone().requires_grad_(gradients) for t in data[:2]]
-        check(torch.ops.tinytsm.grid_loss_cpu.default, (*leaves, *data[2:], gradients))
-    total, _, rows, weights = kernel._grid_loss(*data, True)
+        check(torch.ops.tinytsm.grid_loss_cpu.default, (*leaves, *data[2:], dtype, gradients))
+    total, _, rows, weights = kernel._grid_loss(*data, dtype, True)
     backward = torch.ops.tinytsm.grid_loss_cpu_backward.default
     check(backward, (*data[:2], data.offset, rows, weights, torch.ones_like(total)))
 

@@ -151,8 +151,13 @@ def grid_loss(
     token_weight: Tensor,
     offset: Tensor,
     levels: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.grid_loss`; the kernels give gradients to `h` and `weight` alone."""
+    """`reference.grid_loss`; the kernels give gradients to `h` and `weight` alone.
+
+    dtype: what its matmuls may run in; the kernel for training on CPU follows it.
+    """
     if _runs_kernels(h) and _loss_kernel.supports(h, weight, target):
         return _loss_kernel.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
     if h.device.type == "cpu":
@@ -160,7 +165,7 @@ def grid_loss(
 
         if cpu_training.supports_loss(h, weight, target):
             return cpu_training.grid_loss(
-                h, weight, target, loc, scale, token_weight, offset, levels
+                h, weight, target, loc, scale, token_weight, offset, levels, dtype=dtype
             )
     return reference.grid_loss(h, weight, target, loc, scale, token_weight, offset, levels)
 
