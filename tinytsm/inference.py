@@ -35,8 +35,8 @@ _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
 # A history of at most so many patches is also read stretched as a whole; of a longer one its newest steps, where they are
-# so many horizons.
-_SHORT, _HORIZONS = 4, 4
+# so many horizons, as so many patches.
+_SHORT, _HORIZONS, _STRETCHED = 4, 4, 32
 
 
 def choose_strides(
@@ -88,7 +88,8 @@ def stretched_steps(steps: int, stretch: int, config: ModelConfig) -> int:
     if steps <= _SHORT * config.patch:
         return steps
     # half a context is what a pass reads at any horizon
-    return min(steps, config.context_length // 2 // stretch)
+    read = min(_STRETCHED * config.patch, config.context_length // 2)
+    return min(steps, read // stretch)
 
 
 # From the forecasts of some queries to that of every step.

@@ -1,7 +1,8 @@
 """The seasons of a series, found in its own history and taken out of it: seasonal adjustment.
 
 Classical decomposition (Hyndman and Athanasopoulos 2021, section 3.4): the trend is a moving average over one period, a
-season the mean at each of its places of what the series is above the trend, without the largest and the smallest.
+season the mean at each of its places of what the series is above the trend, without the largest and the smallest, half of
+it that of the newest periods alone.
 Several seasons come out one after another, the clearest first, as in MSTL (Bandara, Hyndman and Bergmeir 2021, arXiv
 2107.13462). Each is shrunk towards none by as much of it as noise alone would make (James and Stein; Miller and Williams
 2003, doi:10.1016/S0169-2070(02)00077-8). What is left may spread more at some places of a period than at others, a
@@ -87,8 +88,8 @@ def adjust(
     """The values of each item without its seasons, None where no variate of it has a clear one.
 
     series: of each item (V, T) float64, NaN where missing. length: H. periods: of each item one more to try than those of
-    clocks and calendars, 0 for none. A variate whose seasons are clearer in its logarithms has them divided out, another
-    one subtracted. Nothing depends on the items beside.
+    clocks and calendars, 0 for none. A variate whose seasons are clearer in its logarithms has them divided out, unless
+    that leaves it the rougher; another one subtracted. Nothing depends on the items beside.
     """
     found: list[Adjusted | None] = [None] * len(series)
     for chunk in alike({i: values.shape for i, values in enumerate(series)}):
