@@ -3,11 +3,11 @@
 Stride-interleaved forecasting inference (SIFI; our definition of what Tiny-TSM, arXiv 2511.19272, describes): with
 stride s, phase r of s takes every s-th step, ending r steps before the newest. Its j-th forecast is step T - r + j s;
 interleaved, the phases forecast every step, from s times the context and to s times the horizon. Strides are averaged
-level by level. A short history, or the newest part of a longer one, is also read stretched, each step held for several: a
-season that lay within a token then spans tokens, and what is small beside the past is large (our definition; a stride
-below one). Symmetry ensembling averages a forecast with that of
-the mirrored series, mirrored back. Feature augmentation forecasts a series beside companions made from it. Seasonal
-adjustment forecasts it without its seasons (`season`), which are put back.
+level by level. A short history, or the newest part of a longer one, is also read stretched, each step held for several:
+a season that lay within a token then spans tokens, and what is small beside the past is large (our definition; a
+stride below one). Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back. Feature
+augmentation forecasts a series beside companions made from it. Seasonal adjustment forecasts it without its seasons
+(`season`), which are put back.
 """
 
 import functools
@@ -66,11 +66,11 @@ def choose_strides(
 def choose_stretches(
     steps: int, *, length: int, dominant_period: int, config: ModelConfig
 ) -> tuple[int, ...]:
-    """How often each step is repeated where an item is also read stretched, by rule: never so often that one pass would not
-    see what is stretched or not reach the horizon, and not at all where a period shows or more is asked for than was
-    seen.
+    """How often each step is repeated where an item is also read stretched, by rule.
 
-    steps: T of the context. length: the horizon. dominant_period: in steps, 0 where there is none.
+    Never so often that one pass would not see what is stretched or not reach the horizon, and not at all where a period
+    shows or more is asked for than was seen. steps: T of the context. length: the horizon. dominant_period: in steps, 0
+    where there is none.
     """
     if dominant_period or steps < length:
         return ()

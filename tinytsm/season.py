@@ -1,13 +1,13 @@
 """The seasons of a series, found in its own history and taken out of it: seasonal adjustment.
 
 Classical decomposition (Hyndman and Athanasopoulos 2021, section 3.4): the trend is a moving average over one period, a
-season the mean at each of its places of what the series is above the trend, without the largest and the smallest, half of
-it that of the newest periods alone.
-Several seasons come out one after another, the clearest first, as in MSTL (Bandara, Hyndman and Bergmeir 2021, arXiv
-2107.13462). Each is shrunk towards none by as much of it as noise alone would make (James and Stein; Miller and Williams
-2003, doi:10.1016/S0169-2070(02)00077-8). What is left may spread more at some places of a period than at others, a
-street by day than by night; that is measured too. And where a series always was zero, as the sun is by night and a shop on
-Sundays, it is forecast to be zero again. Letters: V variates, R rows, T steps, H steps ahead, Q quantiles.
+season the mean at each of its places of what the series is above the trend, without the largest and the smallest, half
+of it that of the newest periods alone. Several seasons come out one after another, the clearest first, as in MSTL
+(Bandara, Hyndman and Bergmeir 2021, arXiv 2107.13462). Each is shrunk towards none by as much of it as noise alone
+would make (James and Stein; Miller and Williams 2003, doi:10.1016/S0169-2070(02)00077-8). What is left may spread more
+at some places of a period than at others, a street by day than by night; that is measured too. And where a series
+always was zero, as the sun is by night and a shop on Sundays, it is forecast to be zero again. Letters: V variates, R
+rows, T steps, H steps ahead, Q quantiles.
 """
 
 from collections.abc import Sequence
