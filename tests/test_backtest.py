@@ -122,7 +122,7 @@ def test_a_window_whose_context_is_all_missing_is_left_out() -> None:
 
 
 def test_series_without_room_are_named_and_left_out() -> None:
-    why = "series '1 target': 3 steps leave no window of 5 steps with values before it"
+    why = "series '1 target': 3 steps leave no window of 5 steps with values in it and before it"
     with pytest.warns(DataWarning, match=f"^{why}: left out \\(and 1 more series\\)$"):
         some = backtest(Last(), [np.arange(30.0), np.arange(3.0), np.arange(4.0)], 5)
     alone = backtest(Last(), [np.arange(30.0)], 5)
@@ -131,7 +131,7 @@ def test_series_without_room_are_named_and_left_out() -> None:
 
 
 def test_no_series_has_room() -> None:
-    why = "series '0 target': 3 steps leave no window of 5 steps with values before it; ask for a shorter horizon"
+    why = "series '0 target': 3 steps leave no window of 5 steps with values in it and before it; ask for a shorter horizon"
     with pytest.raises(InputError, match=f"^{why}$"):
         backtest(Last(), [np.arange(3.0), np.arange(4.0)], 5)
 

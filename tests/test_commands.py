@@ -177,6 +177,21 @@ def test_csv_keeps_every_bit_of_what_was_observed(
         assert (got.loc[seen, ["0.1", "0.9"]].to_numpy() == column[seen].to_numpy()[:, None]).all()
 
 
+def test_a_backtest_says_which_series_are_left_out(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv("data.csv")
+    table["new"] = [np.nan] * 87 + [1.0, 2.0, 3.0]
+    table.to_csv("short.csv", index=False)
+    flags = ["--horizon", "5", "--json", "--output", "windows.csv", "--plot", "windows.png"]
+    assert cli.main(["backtest", "short.csv", *flags]) == 0
+    out, err = capsys.readouterr()
+    note = "series 'new': 90 steps leave no window of 5 steps with values in it and before it: left out"
+    assert f"tinytsm: {note}\n" in err and note in json.loads(out)["notes"]
+    assert "new" not in set(pd.read_csv("windows.csv")["item_id"])
+    assert Path("windows.png").stat().st_size > 10_000
+
+
 def test_finetune(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinytsm import TinyTSM
-from tinytsm.config import ModelConfig
+from tinytsm.config import PRESETS, ModelConfig
 from tinytsm.forward import Forward, Query
 from tinytsm.inference import (
     _periods,
@@ -17,6 +17,7 @@ from tinytsm.inference import (
     forecast_items,
     interleave,
     phases,
+    stretched_steps,
 )
 from tinytsm.inputs import Item
 from tinytsm.model import Model
@@ -314,14 +315,20 @@ def test_of_a_longer_history_the_newest_steps_are_read_stretched(
         wanted.append(quantiles[0][r // 2 :: r])
     quantiles, _ = miniature.predict_quantiles([series], length, adjust=False)
     torch.testing.assert_close(quantiles[0], torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4)
-    # nothing is read where nothing is shown
-    series[-10:] = np.nan
+    # not where the newer half of it shows nothing
+    series[-5:] = np.nan
     held = np.repeat(series[-16:], 4)
     one, _ = miniature.predict_quantiles([held], length * 4, effort="fast")
     plain, _ = miniature.predict_quantiles([series], length, effort="fast")
     quantiles, _ = miniature.predict_quantiles([series], length, adjust=False)
     wanted = [plain[0], one[0][2::4]]
     torch.testing.assert_close(quantiles[0], torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_of_long_histories_32_patches_are_read_stretched() -> None:
+    for name in ("nano", "tiny"):
+        read = [stretched_steps(20_000, r, PRESETS[name]) for r in (4, 8, 12)]
+        assert read == [256, 128, 85]
 
 
 def test_long_horizons_seasons_and_chosen_strides_are_not_stretched(

@@ -160,3 +160,24 @@ def test_frame_features_change_the_forecast() -> None:
     x = make_series()
     with_features, without = make_model(), make_model(frame_features=False)
     assert not torch.allclose(run(with_features, x).h, run(without, x).h)
+
+
+def test_on_cpu_what_is_next_to_the_blocks_is_bfloat16_in_training_alone() -> None:
+    model, x = make_model().requires_grad_(True), make_series()
+    target = torch.randn(4, 20, SMALL.patch, generator=torch.Generator().manual_seed(3))
+    # so that the blocks' own rounding does not hide the others'
+    model.blocks = torch.nn.ModuleList()
+    model.last_time_block = -1
+
+    def outputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        model.block_dtype = dtype
+        tokens = run(model, x)
+        total, _ = model.loss(tokens, target, torch.zeros(4, dtype=torch.int64))
+        return tokens.h.detach(), total.detach()
+
+    with torch.no_grad():
+        for exact, rounded in zip(outputs(torch.float32), outputs(torch.bfloat16), strict=True):
+            assert torch.equal(exact, rounded)
+    for exact, rounded in zip(outputs(torch.float32), outputs(torch.bfloat16), strict=True):
+        assert not torch.equal(exact, rounded)
+        torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.05)

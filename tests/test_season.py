@@ -67,6 +67,26 @@ def test_half_of_a_season_is_that_of_the_newest_periods(rng: np.random.Generator
     assert_allclose(season[0, 200:], np.resize((whole + newest) / 2 * (1 - 1 / f), 7), atol=1e-12)
 
 
+def test_places_that_the_newest_periods_show_keep_their_level(
+    rng: np.random.Generator,
+) -> None:
+    # nights of 5 and days of 15, the newest week's nights missing
+    t = np.arange(16 * 24)
+    night = t % 24 < 12
+    x = np.where(night, 5.0, 15.0) + 0.1 * rng.normal(size=len(t))
+    x[night & (t >= 9 * 24)] = np.nan
+    season = np.zeros((1, len(t) + 24))
+    season_loops.take_out(
+        x[None].copy(), np.array([0]), np.array([24]), np.array([True]), 16, season,
+        np.zeros(1), np.zeros(1, np.int64),
+    )  # fmt: skip
+    whole, f = defined(x, 24)
+    whole *= 1 - 1 / f
+    assert_allclose(season[0, -24:-12], whole[:12], atol=1e-12)
+    assert season[0, -12:].mean() == pytest.approx(whole[12:].mean())
+    assert np.abs(season[0, -12:] - whole[12:]).max() > 1e-3
+
+
 def adjust(values: np.ndarray, length: int, period: int = 0) -> Adjusted | None:
     """Of one item."""
     return season.adjust([values], length, [period])[0]
@@ -146,6 +166,19 @@ def test_a_season_whose_division_leaves_a_rougher_series_is_subtracted(
     whole = np.where(t % 24 < 8, night, 100.0 * np.exp(0.5 * rng.normal(size=480)))
     adjusted = adjust(whole[None], 24)
     assert adjusted is not None and (adjusted.scale == 1).all()
+
+
+@pytest.mark.parametrize("low", [1e-308, 1e-20])
+def test_positive_series_of_any_range_are_adjusted_finitely(low: float) -> None:
+    t = np.arange(240)
+    x = np.where(t % 24 == 5, low, 1e308)
+    x[0] = 1.0
+    adjusted = adjust(x[None], 24)
+    assert adjusted is not None
+    assert all(np.isfinite(part).all() for part in adjusted)
+    x = np.where(t % 24 == 5, low, 1e250)
+    x[0] = 1e-300
+    assert adjust(x[None], 24) is not None
 
 
 @pytest.mark.parametrize("steps", [10, 16, 20, 40, 200, 1000])

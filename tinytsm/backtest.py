@@ -196,7 +196,7 @@ def plan(
     if not without:
         return planned, []
     first = without[0]
-    why = f"series {first.name!r}: {len(first.values)} steps leave no window of {horizon} steps with values before it"
+    why = f"series {first.name!r}: {len(first.values)} steps leave no window of {horizon} steps with values in it and before it"
     if not planned:
         raise InputError(f"{why}; ask for a shorter horizon")
     more = f" (and {len(without) - 1:,} more series)" if len(without) > 1 else ""

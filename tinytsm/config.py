@@ -15,8 +15,8 @@ LAYER_PATTERN = ("time", "time", "feature")
 HELD_OUT_SEED = 1 << 31
 # The coarse-grid loss evaluates the farthest octaves at every 16th token.
 TOKEN_MULTIPLE = 16
-# Short histories are read with each value held for so many steps too, and some are trained on so. Other sets of factors
-# did as well (docs/ablations.md).
+# Short histories, and the newest steps of longer ones, are read with each value held for so many steps too, and some short
+# ones are trained on so. Other sets of factors did as well (docs/ablations.md).
 STRETCHES: tuple[int, ...] = (4, 8, 12)
 # Models that come with the package: a folder each, named as `from_pretrained` takes them.
 SHIPPED = Path(__file__).parent / "weights"

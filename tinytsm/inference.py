@@ -35,7 +35,7 @@ _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
 _LEAST_CYCLE = 4
 # A history of at most so many patches is also read stretched as a whole; of a longer one its newest steps, where they are
-# so many horizons, as so many patches.
+# so many horizons or all there is, as so many patches.
 _SHORT, _HORIZONS, _STRETCHED = 4, 4, 32
 
 
@@ -74,13 +74,13 @@ def choose_stretches(
     """
     if dominant_period or steps < length:
         return ()
-    return tuple(
-        r
-        for r in STRETCHES
-        if (newest := stretched_steps(steps, r, config)) >= min(steps, _HORIZONS * length)
-        and r * newest <= config.context_length
-        and r * length <= config.horizon_length
-    )
+    chosen = []
+    for r in STRETCHES:
+        newest = stretched_steps(steps, r, config)
+        enough = newest >= min(steps, _HORIZONS * length)
+        if enough and r * newest <= config.context_length and r * length <= config.horizon_length:
+            chosen.append(r)
+    return tuple(chosen)
 
 
 def stretched_steps(steps: int, stretch: int, config: ModelConfig) -> int:
@@ -166,10 +166,12 @@ def _views(
     if strategy.strides is None:
         steps = item.values.shape[1]
         for r in choose_stretches(steps, length=length, dominant_period=cycle, config=config):
-            newest = shown._replace(values=shown.values[:, -stretched_steps(steps, r, config) :])
-            if _shows_as_much(newest.values, shown.values):
+            newest = stretched_steps(steps, r, config)
+            # of old values alone it would look as calm as if they had gone on
+            if _shows_as_much(shown.values[:, -(newest // 2) :], shown.values):
+                part = shown._replace(values=shown.values[:, -newest:])
                 read = functools.partial(read_stretched, stretch=r, length=length)
-                views.append((read, [stretched(newest, r, length)]))
+                views.append((read, [stretched(part, r, length)]))
     return views
 
 

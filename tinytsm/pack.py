@@ -257,17 +257,17 @@ def load_baselines(pack: Path) -> dict[str, dict[str, dict[str, float | None]]]:
         return {}
     found = {}
     for entry in field_of(read_json(path), "tasks", path, list):
-        kind = field_of(entry, "kind", path)
+        kind = field_of(entry, "kind", path, str)
         if kind not in SCORES:
             raise PackError(f"{path}: 'kind' must be one of {', '.join(SCORES)}, got {kind!r}")
         last = (
-            field_of(entry, "term", path)
+            field_of(entry, "term", path, str)
             if kind == "gift"
             else f"ltsf/{field_of(entry, 'prediction_length', path)}"
         )
         sample = field_of(entry, "sample", path, dict)
         naive = field_of(sample, "SeasonalNaive", path, dict)
-        found[f"{field_of(entry, 'dataset', path)}/{last}"] = {
+        found[f"{field_of(entry, 'dataset', path, str)}/{last}"] = {
             name: {
                 key: metrics.relative(_score(scores, key, path), _score(naive, key, path))
                 for key in SCORES[kind]

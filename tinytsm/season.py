@@ -125,9 +125,10 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
         ratio = np.clip(values[positive] / first[positive], _SMALLEST, _LARGEST)
         factor, wide, clearer, _ = _seasons(np.log(ratio), periods[positive], length)
-        factor = np.exp(factor)
-        divided = _roughness(values[positive] / factor[:, :steps])
-        subtracted = _roughness(values[positive] - shift[positive, :steps])
+        factor = np.clip(np.exp(factor), _SMALLEST, _LARGEST)
+        level = values[positive] / unit[positive]
+        divided = _roughness(level / factor[:, :steps])
+        subtracted = _roughness(level - shift[positive, :steps] / unit[positive])
     better = (clearer > f[positive]) & (divided < _ROUGHER * subtracted)
     positive = positive[better]
     scale[positive], shift[positive] = factor[better], 0.0
@@ -162,10 +163,10 @@ def _seasons(
 
 
 def _roughness(rest: np.ndarray) -> np.ndarray:
-    """The mean step of rows (R, T), from one shown value to the next, over their mean: (R,)."""
+    """The mean step of rows (R, T) over their mean size, a missing value being no step: (R,)."""
     last = np.maximum.accumulate(np.where(np.isnan(rest), 0, np.arange(rest.shape[1])), axis=1)
     steps = np.abs(np.diff(np.take_along_axis(rest, last, axis=1)))
-    return np.nanmean(steps, axis=1) / np.nanmean(rest, axis=1)
+    return np.nanmean(steps, axis=1) / np.nanmean(np.abs(rest), axis=1)
 
 
 def _newest(x: np.ndarray, period: int) -> np.ndarray:

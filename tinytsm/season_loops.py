@@ -116,6 +116,22 @@ def shape(period: int, table: Any, values: Any) -> None:
 
 
 @_compiled
+def renew(period: int, table: Any, recent: Any, values: Any) -> None:
+    """Make a season half that of its newest periods, at the places that they show and around the level of these places.
+
+    table, recent: of the newest periods, as `fold` and `shape` write them. values: (L,) of all, written.
+    """
+    level = told = 0.0
+    for place in range(period):
+        if table[_NUMBER, place] > 0:
+            level += values[place]
+            told += 1
+    for place in range(period):
+        if table[_NUMBER, place] > 0:
+            values[place] = (values[place] + recent[place] + level / told) / 2
+
+
+@_compiled
 def take_out(
     x: Any,
     periods: Any,
@@ -158,9 +174,7 @@ def take_out(
             shape(chosen, table, values)
             fold(own, sums, counts, chosen, _RECENT, table)
             shape(chosen, table, recent)
-            for place in range(chosen):
-                if table[_NUMBER, place] > 0:
-                    values[place] = (values[place] + recent[place]) / 2
+            renew(chosen, table, recent, values)
             place = -steps % chosen
             for t in range(season.shape[1]):
                 part = values[place] * (1.0 - 1.0 / best)

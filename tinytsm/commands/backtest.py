@@ -81,16 +81,17 @@ def run(args: argparse.Namespace) -> None:
     chosen = console.forecast_options(args)
     model = console.find_model(args.model)
     series, layout, notes = console.read_series(args, covariates=args.covariate)
-    if season is None:
-        repeated = sorted({backtest.season_of(one) for one in series})
-        listed = ", ".join(f"{steps:,}" for steps in repeated)
-        console.note(f"seasonal naive repeats the last {listed} steps; --season N changes that")
     planned, left_out = backtest.plan(
         series, horizon=horizon, windows=windows, step=step, context_length=context_length
     )
     for line in left_out:
         console.note(line)
     notes += left_out
+    used = [series[i] for i in sorted({window.series for window in planned})]
+    if season is None:
+        repeated = sorted({backtest.season_of(one) for one in used})
+        listed = ", ".join(f"{steps:,}" for steps in repeated)
+        console.note(f"seasonal naive repeats the last {listed} steps; --season N changes that")
     forecaster = console.load_model(model, args.device, chosen)
     with console.progress(len(planned), "window") as advance:
         result = backtest.run(
@@ -110,5 +111,4 @@ def run(args: argparse.Namespace) -> None:
     else:
         console.write_text(console.to_csv(scores), None)
     if chart is not None:
-        shown = [series[i] for i in sorted({window.series for window in planned})]
-        console.draw(chart, backtest.panels(shown, result, layout), last=last)
+        console.draw(chart, backtest.panels(used, result, layout), last=last)
