@@ -51,7 +51,7 @@ def use_definitions(monkeypatch) -> None:
     for name in OPS:
         definition = getattr(reference, name)
 
-        def run(*inputs, backend=None, definition=definition, **settings):
+        def run(*inputs, backend=None, dtype=None, definition=definition, **settings):
             return definition(*inputs, **settings)
 
         monkeypatch.setattr(ops, name, run)
