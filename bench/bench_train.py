@@ -5,8 +5,9 @@ that any implementation needs: causal attention at half a square, three passes (
 inputs and weights; the series themselves get none), no optimizer, which is timed with the step all the same. Paths: the
 definitions of the ops, the ops that ship (the kernels of the device), each with and without torch.compile, and on a GPU,
 compiled, the kernels of attention alone, embedding and loss being the compiler's; on a CPU that is fast at bfloat16 also
-what the others train in, float32, beside the definitions and the peak in float32. In every round the eager definitions take their turn, so `ratio` is how many times faster than them a path is. Compilation is a
-benchmark of its own. Torch's threads are those of OMP_NUM_THREADS.
+what the others train in, float32, beside the definitions and the peak in float32. In every round the eager definitions
+take their turn, so `ratio` is how many times faster than them a path is. Compilation is a benchmark of its own. Torch's
+threads are those of OMP_NUM_THREADS.
 """
 
 import functools

@@ -125,11 +125,13 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
         ratio = np.clip(values[positive] / first[positive], _SMALLEST, _LARGEST)
         factor, wide, clearer, _ = _seasons(np.log(ratio), periods[positive], length)
+        better = clearer > f[positive]
+        positive, factor, wide, clearer = (of[better] for of in (positive, factor, wide, clearer))
         factor = np.clip(np.exp(factor), _SMALLEST, _LARGEST)
         level = values[positive] / unit[positive]
         divided = _roughness(level / factor[:, :steps])
         subtracted = _roughness(level - shift[positive, :steps] / unit[positive])
-    better = (clearer > f[positive]) & (divided < _ROUGHER * subtracted)
+    better = divided < _ROUGHER * subtracted
     positive = positive[better]
     scale[positive], shift[positive] = factor[better], 0.0
     spread[positive], f[positive] = wide[better], clearer[better]
