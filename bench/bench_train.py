@@ -4,13 +4,16 @@ The peak is a large square product, in the blocks' dtype and on the same threads
 that any implementation needs: causal attention at half a square, three passes (forward, and backward for
 inputs and weights; the series themselves get none), no optimizer, which is timed with the step all the same. Paths: the
 definitions of the ops, the ops that ship (the kernels of the device), each with and without torch.compile, and on a GPU,
-compiled, the kernels of attention alone, embedding and loss being the compiler's; on a CPU that is fast at bfloat16 also
-what the others train in, float32, beside the definitions and the peak in float32. In every round the eager definitions
-take their turn, so `ratio` is how many times faster than them a path is. Compilation is a benchmark of its own. Torch's
-threads are those of OMP_NUM_THREADS.
+compiled, the kernels of attention alone, embedding and loss being the compiler's; on a CPU the ops that ship also by
+as many processes as training takes there, instead of as many threads, and, where it is fast at bfloat16, in what the
+others train in, float32, beside the definitions and the peak in float32. In every round the eager definitions take their turn, so
+`ratio` is how many times faster than them a path is. Compilation is a benchmark of its own. Torch's threads are those of
+OMP_NUM_THREADS.
 """
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,8 @@ from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
 from tinytsm.data import Batch
 from tinytsm.kernels import reference
-from tinytsm.trainer import Trainer, find_compiler
+from tinytsm.trainer import Trainer, find_compiler, pick_processes
+from tinytsm.world import World, joined
 
 ON_GPU = pick_device().type == "cuda"
 # the compiler's own tracing
@@ -36,10 +40,17 @@ pytestmark = pytest.mark.filterwarnings(
 )
 BLOCKS = ops.pick_precision(pick_device())
 PRESET_NAMES = ["nano"] if TINY or not ON_GPU else list(PRESETS)
+TOKENS = 1024 if TINY else 1 << 16 if ON_GPU else 8192
+# univariate series of full context
+CONFIG = TrainConfig(batch_tokens=TOKENS, short_share=0, multivariate_share=0)
+PROCESSES = 1
+if not TINY and torch.get_num_threads() > 1:
+    PROCESSES = pick_processes(PRESETS["nano"], CONFIG, pick_device())
 # in tiny mode the compiler's own time would be all there is
 COMPILES = not TINY and (ON_GPU or find_compiler() is not None)
 # What trains comes first: where time runs out, the last are cut.
 RIVALS = [
+    *(["processes compiled"] if COMPILES and PROCESSES > 1 else []),
     *(["shipped compiled"] if COMPILES else []),
     *(["attention compiled"] if COMPILES and ON_GPU else []),
     *(["definitions compiled"] if COMPILES else []),
@@ -47,7 +58,6 @@ RIVALS = [
     "definitions",
     "shipped",
 ]
-TOKENS = 1024 if TINY else 1 << 16 if ON_GPU else 8192
 
 
 def step_flop(config: ModelConfig, tokens: int) -> float:
@@ -68,11 +78,10 @@ def step_flop(config: ModelConfig, tokens: int) -> float:
     return 6.0 * tokens * (per_token + pairs * head)
 
 
-def make_trainer(preset: str, out: Path, device: torch.device) -> Trainer:
-    config = TrainConfig(
-        batch_tokens=TOKENS, short_share=0, multivariate_share=0, threads=torch.get_num_threads()
-    )
-    return Trainer(PRESETS[preset], config, out, device=device)
+def make_trainer(
+    preset: str, out: Path, device: torch.device, world: World | None = None
+) -> Trainer:
+    return Trainer(PRESETS[preset], CONFIG, out, device=device, world=world)
 
 
 def first_batch(trainer: Trainer) -> Batch:
@@ -107,45 +116,61 @@ def bench_step(
 ) -> None:  # fmt: skip
     benchmark.group = f"training step {preset}, {TOKENS} tokens"
     path, *more = rival.split()
-    truth_trainer, trainer = (make_trainer(preset, tmp_path, device) for _ in range(2))
-    batch = first_batch(truth_trainer)
-    if "float32" in more:
-        truth_trainer.model.block_dtype = trainer.model.block_dtype = torch.float32
+    threads = torch.get_num_threads()
+    truth_trainer = make_trainer(preset, tmp_path, device)
+    whole_batch = first_batch(truth_trainer)
+    processes = PROCESSES if path == "processes" else 1
+    command = [sys.executable, "-m", "bench.companion", preset]
+    own_threads = threads // processes
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(
+            joined(device, processes=processes, threads=own_threads, command=command)
+        )
+        trainer = make_trainer(preset, tmp_path, device, world)
+        batch = first_batch(trainer)
+        if "float32" in more:
+            truth_trainer.model.block_dtype = trainer.model.block_dtype = torch.float32
 
-    def eager() -> Any:
+        def eager() -> Any:
+            torch.set_num_threads(threads)
+            with path_taken("definitions"):
+                done = truth_trainer.step(whole_batch)
+            torch.set_num_threads(own_threads)
+            return done
+
+        def step() -> Any:
+            # one more, the others are told
+            world.of_first(1.0, device)
+            with path_taken(path):
+                return trainer.step(batch)
+
         with path_taken("definitions"):
-            return truth_trainer.step(batch)
-
-    def step() -> Any:
+            truth = truth_trainer.forward_backward(whole_batch)
         with path_taken(path):
-            return trainer.step(batch)
+            if "compiled" in more:
+                torch.compiler.reset()
+                trainer.compile()
+            ours = trainer.forward_backward(batch)
+        torch.testing.assert_close(ours, truth, rtol=2e-3, atol=0)
+        for (name, p), q in zip(
+            trainer.model.named_parameters(), truth_trainer.model.parameters(), strict=True
+        ):
+            if q.grad is None:
+                assert p.grad is None or not p.grad.any(), name
+                continue
+            assert p.grad is not None, name
+            error = (p.grad - q.grad).norm() / q.grad.norm()
+            # bfloat16 rounds other intermediate values when they are fused
+            assert error < 0.05, (name, float(error))
 
-    with path_taken("definitions"):
-        truth = truth_trainer.forward_backward(batch)
-    with path_taken(path):
-        if "compiled" in more:
-            torch.compiler.reset()
-            trainer.compile()
-        ours = trainer.forward_backward(batch)
-    torch.testing.assert_close(ours, truth, rtol=2e-3, atol=0)
-    for (name, p), q in zip(
-        trainer.model.named_parameters(), truth_trainer.model.parameters(), strict=True
-    ):
-        if q.grad is None:
-            assert p.grad is None or not p.grad.any(), name
-            continue
-        assert p.grad is not None, name
-        error = (p.grad - q.grad).norm() / q.grad.norm()
-        # bfloat16 rounds other intermediate values when they are fused
-        assert error < 0.05, (name, float(error))
-
-    loss, norm, _ = timed(
-        step,
-        bytes_moved=0,
-        calls=10 if ON_GPU else 1,
-        rounds=5,
-        against=None if rival == "definitions" else eager,
-    )
+        loss, norm, _ = timed(
+            step,
+            bytes_moved=0,
+            calls=10 if ON_GPU else 1,
+            rounds=5,
+            against=None if rival == "definitions" else eager,
+        )
+        world.of_first(0.0, device)
     assert loss.isfinite() and norm.isfinite()
     # None under --benchmark-disable
     if benchmark.stats:
@@ -157,7 +182,8 @@ def bench_step(
             "GFLOP/s": flops / 1e9,
             "of_matmul_peak": flops / peak,
             "matmul_peak GFLOP/s": peak / 1e9,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
+            "processes": processes,
         }
         del benchmark.extra_info["GB/s"]
 

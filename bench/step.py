@@ -33,7 +33,8 @@ from tinytsm.kernels import reference
 from tinytsm.model import Model
 from tinytsm.ops import pick_precision
 from tinytsm.optim import Optimizer
-from tinytsm.trainer import World, batch_loss
+from tinytsm.trainer import batch_loss
+from tinytsm.world import World
 
 PATHS = ("definitions", "shipped", "compiled")
 # First match names the work; what an op or a kernel is called differs by library, so these are broad.
@@ -89,7 +90,7 @@ class Step:
         self.model.block_dtype = pick_precision(device)
         if path == "compiled" and not TINY:
             self.model.compile_parts()
-        self.optimizer = Optimizer(self.model, TrainConfig())
+        self.optimizer = Optimizer(self.model, TrainConfig(), World())
         drawn = torch.randn(series, total, config.patch, generator=generator).to(device)
         self.batch = Batch(
             drawn[:, :length].reshape(series, -1).contiguous(),

@@ -6,6 +6,7 @@ import torch
 from tinytsm.config import PRESETS, TrainConfig
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Muon, Optimizer, split_parameters
+from tinytsm.world import World
 
 
 def test_warm_up_stable_decay() -> None:
@@ -45,7 +46,7 @@ def test_every_weight_has_one_optimizer() -> None:
     assert sum(len(part) for part in parts) == len(list(model.parameters()))
     assert all(p.ndim == 2 for p in parts[0].values())
     for name in ("muon", "adamw"):
-        optimizer = Optimizer(model, TrainConfig(optimizer=name))
+        optimizer = Optimizer(model, TrainConfig(optimizer=name), World())
         owned = [p for o in optimizer.parts for g in o.param_groups for p in g["params"]]
         assert len(owned) == len(set(owned)) == len(list(model.parameters()))
 
@@ -56,7 +57,7 @@ def test_muon_takes_the_steps_of_torch() -> None:
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
     reference = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    optimizer = Muon(ours, lr=0.01, weight_decay=0.1)
+    optimizer = Muon(ours, World(), lr=0.01, weight_decay=0.1)
     for _ in range(3):
         for p, q in zip(ours, theirs, strict=True):
             p.grad = q.grad = torch.randn(p.shape, generator=generator)

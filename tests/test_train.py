@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from tinytsm import checkpoint, data, ops, train
 from tinytsm.config import ModelConfig, TrainConfig
 from tinytsm.data import Batch, Plan
-from tinytsm.trainer import Trainer, TrainingError, World, find_compiler, pick_attention
+from tinytsm.errors import TrainingError
+from tinytsm.trainer import Trainer, find_compiler, pick_attention
 from tinytsm.validation import HeldOut
 
 ROOT = Path(__file__).parent.parent
@@ -263,84 +262,6 @@ def test_a_release_can_be_trained_on(tmp_path: Path, whole_run: Path) -> None:
     trainer.init_from(release)
     averaged = load_file(folder / "model.safetensors")
     assert all(torch.equal(v, averaged[k]) for k, v in trainer.model.state_dict().items())
-
-
-# -- several processes
-
-
-def gradients_of(rank: int, world: int, port: int, path: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    joined = World.join(CPU) if world > 1 else World()
-    # so do boxes that end by the clock
-    assert joined.of_first(7.5 + joined.rank, CPU) == 7.5
-    trainer = Trainer(MODEL, TrainConfig(**SMALL), Path(path), device=CPU, world=joined)
-    # float32, so that only the order of sums differs
-    trainer.model.block_dtype = torch.float32
-    result = {}
-    for number in range(3):
-        buffer = torch.empty(max(trainer.plan.values(b) for b in trainer.plan.buckets))
-        trainer.plan.fill(number, buffer)
-        bucket = trainer.plan.bucket(number)
-        x, target, resolution = trainer.plan.views(buffer, bucket)
-        offset = trainer.plan.offsets(number)
-        loss = trainer.forward_backward(
-            Batch(x, target, resolution, offset, bucket.variates, number)
-        )
-        result[f"{number}.loss"] = loss
-        for name, p in trainer.model.named_parameters():
-            if p.grad is not None:
-                result[f"{number}.{name}"] = p.grad.clone()
-    if rank == 0:
-        torch.save(result, path)
-    if world > 1:
-        torch.distributed.destroy_process_group()
-
-
-def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
-    gradients_of(0, 1, 0, str(alone))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    mp.spawn(gradients_of, args=(2, port, str(together)), nprocs=2)
-    one, two = torch.load(alone), torch.load(together)
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        error = (two[name] - value).norm() / value.norm().clamp_min(1e-12)
-        assert error < 1e-6, (name, float(error))
-
-
-def test_torchrun_trains(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            *launch,
-            "-m",
-            "tinytsm.train",
-            *FLAGS,
-            "--steps",
-            "3",
-            "--max-seconds",
-            "600",
-            "--out",
-            str(out),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    lines = done.stdout.strip().splitlines()
-    assert len(lines) == 1 and json.loads(lines[0])["step"] == 3
-    checkpoint.load_model(out)
 
 
 # -- what goes wrong

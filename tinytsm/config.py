@@ -136,7 +136,11 @@ class TrainConfig:
     short_share: float = _setting(0.2, "share of steps on short contexts")
     workers: int = _setting(0, "generator threads; 0 takes one on CPU and most cores beside a GPU")
     prefetch: int = _setting(4, "batches generated ahead, at most, by each worker")
-    threads: int = _setting(0, "compute threads on CPU; 0 takes every core")
+    processes: int = _setting(
+        0,
+        "processes that share out each batch on a CPU; 0 takes one for each core, up to 4, or one where --threads is given",
+    )
+    threads: int = _setting(0, "compute threads of a process on CPU; 0 takes every core")
     compile: bool = _setting(False, "compile the blocks and the loss (needs a C++ compiler on CPU)")
     attention: str = _setting(
         "auto", "what computes attention; auto takes the fastest that this machine and model allow",
@@ -162,6 +166,7 @@ class TrainConfig:
             "warmup_steps",
             "seed",
             "workers",
+            "processes",
             "threads",
             "save_seconds",
             "eval_seconds",

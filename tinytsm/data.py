@@ -210,33 +210,40 @@ def prepare() -> None:
     )
 
 
+def buckets(model: ModelConfig, train: TrainConfig, processes: int) -> dict[Bucket, float]:
+    """The shapes of a process's part of the batches, and how often each is drawn; ValueError where none can be shared out."""
+    short = min(TOKEN_MULTIPLE, model.context_patches)
+    plain = 1.0 - train.short_share - train.multivariate_share
+    shapes = (
+        (model.context_patches, 1, plain),
+        (short, 1, train.short_share),
+        (model.context_patches, _VARIATES, train.multivariate_share),
+    )
+    shares: dict[Bucket, float] = {}
+    for tokens, variates, share in shapes:
+        if share <= 0:
+            continue
+        series = train.batch_tokens // tokens
+        rows = series // processes
+        if series < 1 or series % processes or rows % variates:
+            raise ValueError(
+                f"batch_tokens must give each of {processes} processes whole items of {variates} x {tokens} tokens, "
+                f"got {train.batch_tokens}: make it a multiple of {variates * tokens * processes}"
+            )
+        shape = Bucket(rows, tokens, variates)
+        # a context may be no longer than a short one
+        shares[shape] = shares.get(shape, 0.0) + share
+    return shares
+
+
 class Plan:
     """What batch number b holds, for one process of `world`."""
 
     def __init__(self, model: ModelConfig, train: TrainConfig, *, rank: int = 0, world: int = 1):
         self.model, self.train, self.rank, self.world = model, train, rank, world
         prepare()
-        short = min(TOKEN_MULTIPLE, model.context_patches)
-        plain = 1.0 - train.short_share - train.multivariate_share
-        shapes = (
-            (model.context_patches, 1, plain),
-            (short, 1, train.short_share),
-            (model.context_patches, _VARIATES, train.multivariate_share),
-        )
-        self.buckets: list[Bucket] = []
-        self.shares: list[float] = []
-        for tokens, variates, share in shapes:
-            if share <= 0:
-                continue
-            series = train.batch_tokens // tokens
-            rows = series // world
-            if series < 1 or series % world or rows % variates:
-                raise ValueError(
-                    f"batch_tokens must give each of {world} processes whole items of {variates} x {tokens} tokens, "
-                    f"got {train.batch_tokens}: make it a multiple of {variates * tokens * world}"
-                )
-            self.buckets.append(Bucket(rows, tokens, variates))
-            self.shares.append(share)
+        shares = buckets(model, train, world)
+        self.buckets, self.shares = list(shares), list(shares.values())
 
     def bucket(self, number: int) -> Bucket:
         """The shape of batch `number`."""

@@ -5,6 +5,10 @@ class InputError(ValueError):
     """What the user gave cannot be used: one line that names the place and what to do."""
 
 
+class TrainingError(RuntimeError):
+    """A training run cannot go on; the message says why and what to do."""
+
+
 class DataWarning(UserWarning):
     """Something in the data may not mean what it was read as, or is not used."""
 

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from tinytsm import checkpoint
 from tinytsm.config import TrainConfig
 from tinytsm.model import Model
+from tinytsm.world import World
 
 
 def split_parameters(
@@ -46,10 +47,12 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose steps are orthogonalised; all matrices of a shape at once, torch.optim.Muon takes them one by one.
 
     Steps have the size that AdamW's have (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one learning rate serves both.
+    Of several processes each orthogonalises a part of the matrices for all.
     """
 
-    def __init__(self, matrices: list[Parameter], *, lr: float, weight_decay: float):
+    def __init__(self, matrices: list[Parameter], world: World, *, lr: float, weight_decay: float):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+        self.world = world
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -68,16 +71,24 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
                 # Nesterov's look ahead
                 ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-                update = orthogonalised(torch.stack(ahead)).float()
+                update = self._shared_out(torch.stack(ahead)).float()
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 size = -0.2 * max(shape) ** 0.5 * group["lr"]
                 torch._foreach_add_(matrices, update.unbind(), alpha=size)
+
+    def _shared_out(self, matrices: Tensor) -> Tensor:
+        """`orthogonalised`, each process a part."""
+        share = -(-len(matrices) // self.world.size)
+        own = matrices[self.world.rank * share :][:share]
+        # where they cannot be dealt out evenly the last processes have zeros
+        own = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, share - len(own)))
+        return self.world.gather(orthogonalised(own))[: len(matrices)]
 
 
 class Optimizer:
     """Muon for the blocks' matrices and AdamW for the rest, or AdamW for all; state addressed by parameter name."""
 
-    def __init__(self, model: Model, config: TrainConfig):
+    def __init__(self, model: Model, config: TrainConfig, world: World):
         hidden, matrices, gains = split_parameters(model)
         if config.optimizer == "adamw":
             hidden, matrices = {}, hidden | matrices
@@ -92,7 +103,7 @@ class Optimizer:
             torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=fused)
         ]
         if hidden:
-            self.parts.append(Muon(list(hidden.values()), lr=config.lr, weight_decay=decay))
+            self.parts.append(Muon(list(hidden.values()), world, lr=config.lr, weight_decay=decay))
 
     def step(self, lr: float) -> None:
         """Move every weight that has a gradient, at this learning rate."""

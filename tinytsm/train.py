@@ -14,6 +14,7 @@ document.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -25,21 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given, to_dict
 from tinytsm.data import BATCHES_VERSION, GeneratorError
-from tinytsm.errors import InputError
+from tinytsm.errors import InputError, TrainingError
+from tinytsm.synth.dispatch import usable_cores
 from tinytsm.trainer import (
     Trainer,
-    TrainingError,
-    World,
     find_compiler,
     own_device,
+    pick_processes,
     use_huge_pages,
 )
+from tinytsm.world import LostProcessError, joined
 
 # Exit codes of sysexits.h: EX_TEMPFAIL of a piece that leaves more to do, EX_SOFTWARE where the device failed.
 _GO_ON, _DEVICE_FAILED = 75, 70
@@ -131,49 +132,68 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     use_huge_pages()
     out = args.out or Path("runs") / args.preset
-    try:
-        if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
-            raise ValueError("give --max-seconds or --end-in, not both")
-        if args.end_in is not None and not 0 < args.end_in < math.inf:
-            raise ValueError(f"--end-in must be a positive number of seconds, got {args.end_in}")
-        model_config, config, found = settle(args, out)
-        device = own_device(config.device)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        first = os.environ.get("RANK", "0") == "0"
-        if first:
-            print(
-                "preparing the generator (compiled once on a machine: a minute or two) ...",
-                file=sys.stderr,
-            )
-        preparing = time.perf_counter()
-        data.prepare()
-        if first:
-            spent = time.perf_counter() - preparing
-            print(f"prepared in {spent:.0f} s{_uncounted(args)}", file=sys.stderr)
-        trainer = Trainer(model_config, config, out, device=device, world=World.join(device))
-        if found is not None:
-            trainer.restore(found)
-        elif args.init_from is not None:
-            trainer.init_from(checkpoint.resolve(args.init_from))
-    except ValueError as error:
-        print(f"tinytsm.train: error: {error}", file=sys.stderr)
-        return 2
-    try:
-        return _train(trainer, args, began)
-    except (TrainingError, GeneratorError) as error:
-        print(f"tinytsm.train: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        _fell_over(f"cannot write the run ({error})", out)
-        return 1
-    except torch.AcceleratorError as error:
-        first_line = str(error).partition("\n")[0]
-        _fell_over(f"the device failed ({first_line})", out)
-        return _DEVICE_FAILED
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    first = os.environ.get("RANK", "0") == "0"
+    with contextlib.ExitStack() as company:
+        try:
+            try:
+                trainer = _set_up(args, out, argv or sys.argv[1:], company)
+            except ValueError as error:
+                if first:
+                    print(f"tinytsm.train: error: {error}", file=sys.stderr)
+                return 2
+            return _train(trainer, args, began)
+        except LostProcessError as error:
+            # what happened was said by the one that is gone
+            if first:
+                _fell_over(str(error), out)
+            return 1
+        except (TrainingError, GeneratorError) as error:
+            print(f"tinytsm.train: error: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            _fell_over(f"cannot write the run ({error})", out)
+            return 1
+        except torch.AcceleratorError as error:
+            first_line = str(error).partition("\n")[0]
+            _fell_over(f"the device failed ({first_line})", out)
+            return _DEVICE_FAILED
+
+
+def _set_up(
+    args: argparse.Namespace, out: Path, argv: list[str], company: contextlib.ExitStack
+) -> Trainer:
+    """The trainer of this process, beside the others, which are left with `company`. Raises ValueError."""
+    if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
+        raise ValueError("give --max-seconds or --end-in, not both")
+    if args.end_in is not None and not 0 < args.end_in < math.inf:
+        raise ValueError(f"--end-in must be a positive number of seconds, got {args.end_in}")
+    model_config, config, found = settle(args, out)
+    device = own_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    processes = pick_processes(model_config, config, device)
+    say = print if os.environ.get("RANK", "0") == "0" else lambda text, **_: None
+    say(
+        "preparing the generator (compiled once on a machine: a minute or two) ...", file=sys.stderr
+    )
+    preparing = time.perf_counter()
+    data.prepare()
+    spent = time.perf_counter() - preparing
+    say(f"prepared in {spent:.0f} s{_uncounted(args)}", file=sys.stderr)
+    world = company.enter_context(
+        joined(
+            device,
+            processes=processes,
+            threads=config.threads or max(1, usable_cores() // processes),
+            command=[sys.executable, "-m", "tinytsm.train", *argv],
+        )
+    )
+    trainer = Trainer(model_config, config, out, device=device, world=world)
+    if found is not None:
+        trainer.restore(found)
+    elif args.init_from is not None:
+        trainer.init_from(checkpoint.resolve(args.init_from))
+    return trainer
 
 
 def _fell_over(what: str, out: Path) -> None:
@@ -196,7 +216,7 @@ def _train(trainer: Trainer, args: argparse.Namespace, began: float) -> int:
     say = tqdm.write if first else lambda text, **_: None
     attention = ", ".join(f"{kind} attention by {by}" for kind, by in trainer.attention.items())
     say(
-        f"{parameters:,} parameters on {trainer.device}, blocks in {trainer.model.block_dtype}, {attention}",
+        f"{parameters:,} parameters on {trainer.device}, processes: {trainer.world.size}, blocks in {trainer.model.block_dtype}, {attention}",
         file=sys.stderr,
     )
     say(json.dumps(to_dict(trainer.plan.model)), file=sys.stderr)

@@ -3,7 +3,9 @@
 `tinytsm.train` is the command around it.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -12,68 +14,27 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from tinytsm import checkpoint, ops
 from tinytsm.config import HELD_OUT_SEED, TOKEN_MULTIPLE, ModelConfig, TrainConfig, to_dict
-from tinytsm.data import BATCHES_VERSION, Batch, Bucket, Feeder, Plan
+from tinytsm.data import BATCHES_VERSION, Batch, Bucket, Feeder, Plan, buckets
 from tinytsm.device import pick_device
+from tinytsm.errors import TrainingError
 from tinytsm.graphs import Recorder
 from tinytsm.model import Model
 from tinytsm.optim import Clock, Optimizer
 from tinytsm.synth.dispatch import usable_cores
 from tinytsm.validation import HeldOut, Scores
+from tinytsm.world import World
 
 # A run stops when this many steps in a row had a loss or gradient that is not finite.
 _PATIENCE = 20
+# More processes than this have too small a part of a batch each; further cores are threads of theirs.
+_MOST_PROCESSES = 4
 _LOG_COLUMNS = ("step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "wait_share", "skipped")  # fmt: skip
 
 _SCORE_COLUMNS = ("step", "seconds", "loss", "score")
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message says why and what to do."""
-
-
-@dataclasses.dataclass
-class World:
-    """The processes that train together."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def join(cls, device: torch.device) -> "World":
-        """The processes that torchrun started, or this one alone."""
-        if "RANK" not in os.environ:
-            return cls()
-        if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
-
-    def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over processes, in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def of_first(self, value: float, device: torch.device) -> float:
-        """What the first process has, in all of them."""
-        if self.size == 1:
-            return value
-        shared = torch.tensor(value * (self.rank == 0), device=device, dtype=torch.float64)
-        return float(self.add_up(shared))
-
-    def add_up_gradients(self, model: Model) -> None:
-        """Sum the gradients over processes, in one message."""
-        if self.size == 1:
-            return
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
 
 
 def batch_loss(model: Model, batch: Batch, world: World) -> Tensor:
@@ -125,7 +86,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(config.seed)
         self.model = Model(model_config, generator).to(device)
         self.averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.optimizer = Optimizer(self.model, config)
+        self.optimizer = Optimizer(self.model, config, self.world)
         self.clock = Clock(config)
         self.next_batch = self.tokens = self.skipped = 0
         # loss, gradient norm and batch of the steps since the last review
@@ -144,16 +105,19 @@ class Trainer:
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Gradients of the global batch into the parameters; returns the global loss."""
+        part = functools.partial(self._own_part, world=self.world)
         if self.recorder is not None:
-            return self.recorder.run(self._forward_backward, self.model, batch)
-        return self._forward_backward(batch)
-
-    def _forward_backward(self, batch: Batch) -> Tensor:
-        self.model.zero_grad(set_to_none=True)
-        loss = batch_loss(self.model, batch, self.world)
-        loss.backward()
+            return self.recorder.run(part, self.model, batch)
+        loss = part(batch)
         self.world.add_up_gradients(self.model)
-        return self.world.add_up(loss.detach().clone())
+        return self.world.add_up(loss)
+
+    def _own_part(self, batch: Batch, world: World) -> Tensor:
+        """Gradients of the batch into the parameters; returns the loss. Both are this process's part of the world's."""
+        self.model.zero_grad(set_to_none=True)
+        loss = batch_loss(self.model, batch, world)
+        loss.backward()
+        return loss.detach().clone()
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """One optimizer step; returns loss, gradient norm (inf or NaN if the step was skipped) and learning rate."""
@@ -188,8 +152,14 @@ class Trainer:
 
     def warm_up(self) -> None:
         """Run every batch shape once, so that kernels are compiled or loaded; the weights are not touched."""
-        for bucket in self.plan.buckets:
-            self.forward_backward(_blank_batch(bucket, self.plan, self.device))
+        # one process compiles, the others find its code in the cache
+        with self.world.first_alone(self.device):
+            for bucket in self.plan.buckets:
+                batch = _blank_batch(bucket, self.plan, self.device)
+                if self.recorder is None:
+                    self._own_part(batch, World())
+                else:
+                    self.forward_backward(batch)
         self.model.zero_grad(set_to_none=True)
 
     def save(self) -> bool:
@@ -214,6 +184,7 @@ class Trainer:
             "mixture": BATCHES_VERSION,
             "precision": str(self.model.block_dtype).removeprefix("torch."),
             "attention": self.attention,
+            "processes": self.world.size,
             "train": to_dict(self.config),
             "versions": checkpoint.fingerprint(),
         }
@@ -465,6 +436,28 @@ def pick_attention(
     heads = torch.empty(0, width, dtype=ops.pick_precision(device), device=device)
     kinds = get_args(ops.AttentionKind)
     return {kind: ops.choose_attention(wanted, heads, kind=kind) for kind in kinds}
+
+
+def pick_processes(model: ModelConfig, config: TrainConfig, device: torch.device) -> int:
+    """How many processes train on this machine where torchrun has not started them; ValueError where they cannot.
+
+    A GPU takes one. A CPU takes one for each core, up to four, if the batch can be shared out so and no number of threads is given.
+    """
+    if device.type != "cpu":
+        if config.processes > 1:
+            raise ValueError(
+                f"processes are of a CPU, got {config.processes} on {device}: use torchrun for several GPUs"
+            )
+        return 1
+    if config.processes:
+        buckets(model, config, config.processes)
+        return config.processes
+    most = 1 if config.threads else min(usable_cores(), _MOST_PROCESSES)
+    for processes in range(most, 1, -1):
+        with contextlib.suppress(ValueError):
+            buckets(model, config, processes)
+            return processes
+    return 1
 
 
 def pick_workers(device: torch.device) -> int:
