@@ -62,27 +62,38 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     alike[p.shape].append(p)
-            for shape, matrices in alike.items():
-                grads = [p.grad for p in matrices if p.grad is not None]
-                for p in matrices:
-                    if "momentum_buffer" not in self.state[p]:
-                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                momenta = [self.state[p]["momentum_buffer"] for p in matrices]
-                torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-                # Nesterov's look ahead
-                ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-                update = self._shared_out(torch.stack(ahead)).float()
+            stacks = [self._ahead(matrices, group["momentum"]) for matrices in alike.values()]
+            updates = self._shared_out(stacks)
+            for (shape, matrices), update in zip(alike.items(), updates, strict=True):
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 size = -0.2 * max(shape) ** 0.5 * group["lr"]
-                torch._foreach_add_(matrices, update.unbind(), alpha=size)
+                torch._foreach_add_(matrices, update.float().unbind(), alpha=size)
 
-    def _shared_out(self, matrices: Tensor) -> Tensor:
-        """`orthogonalised`, each process a part."""
-        share = -(-len(matrices) // self.world.size)
-        own = matrices[self.world.rank * share :][:share]
-        # where they cannot be dealt out evenly the last processes have zeros
-        own = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, share - len(own)))
-        return self.world.gather(orthogonalised(own))[: len(matrices)]
+    def _ahead(self, matrices: list[Tensor], momentum: float) -> Tensor:
+        """Nesterov's look ahead of each matrix, stacked; the momenta move."""
+        grads = [p.grad for p in matrices if p.grad is not None]
+        for p in matrices:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+        torch._foreach_lerp_(momenta, grads, 1 - momentum)
+        return torch.stack(torch._foreach_lerp(grads, momenta, momentum))
+
+    def _shared_out(self, stacks: list[Tensor]) -> list[Tensor]:
+        """`orthogonalised` of each stack, of which each process computes a part."""
+        parts = []
+        for stack in stacks:
+            share = -(-len(stack) // self.world.size)
+            own = stack[self.world.rank * share :][:share]
+            # where they cannot be dealt out evenly the last processes have zeros
+            own = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, share - len(own)))
+            parts.append(orthogonalised(own).flatten())
+        # in one message
+        everyones = self.world.gather(torch.cat(parts)[None]).split([len(p) for p in parts], 1)
+        return [
+            flat.reshape(-1, *stack.shape[1:])[: len(stack)]
+            for flat, stack in zip(everyones, stacks, strict=True)
+        ]
 
 
 class Optimizer:

@@ -5,7 +5,7 @@
     python -m tinytsm.train --resume --out runs/nano          # go on where a run was stopped
     python -m tinytsm.train --branch-from runs/nano --out runs/longer --max-seconds 3600
     python -m tinytsm.train --init-from runs/nano --out runs/more --max-seconds 3600
-    torchrun --nproc-per-node 4 -m tinytsm.train --preset tiny --compile
+    torchrun --nproc-per-node 4 -m tinytsm.train --preset tiny --compile      # several GPUs
 
 A run writes `log.csv`, `loss.png` and `checkpoints/` under --out, and can be stopped at any time: Ctrl-C and SIGTERM
 finish the step, save and say how to go on; so does --piece-seconds, by the clock and with exit code 75. On CPU a run

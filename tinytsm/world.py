@@ -25,6 +25,7 @@ from tinytsm.model import Model
 _MEETING = "TINYTSM_MEETING"
 # Seconds that the others have to end in, once the first process is done.
 _GRACE = 30.0
+_newest: dist.Work | None = None
 
 
 class LostProcessError(TrainingError):
@@ -41,7 +42,7 @@ class World(NamedTuple):
         """The sum of a tensor over processes, in place."""
         if self.size > 1:
             with _noticing():
-                dist.all_reduce(tensor)
+                _receive(dist.all_reduce(tensor, async_op=True))
         return tensor
 
     def add_up_gradients(self, model: Model) -> None:
@@ -59,7 +60,7 @@ class World(NamedTuple):
             return tensor
         together = tensor.new_empty((self.size * len(tensor), *tensor.shape[1:]))
         with _noticing():
-            dist.all_gather(list(together.chunk(self.size)), tensor)
+            _receive(dist.all_gather(list(together.chunk(self.size)), tensor, async_op=True))
         return together
 
     def of_first(self, value: float, device: torch.device) -> float:
@@ -78,6 +79,17 @@ class World(NamedTuple):
         if self.rank == 0:
             self.of_first(0.0, device)
         self.of_first(0.0, device)
+
+
+def _receive(message: dist.Work) -> None:
+    """Wait for a message of all processes.
+
+    Gloo's thread lets go of it a little later. Were it the last to, it would need Python to drop the tensors, which may be
+    ending by then: that aborts the process. So the newest message is kept.
+    """
+    global _newest
+    message.wait()
+    _newest = message
 
 
 @contextlib.contextmanager
