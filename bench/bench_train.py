@@ -14,7 +14,7 @@ OMP_NUM_THREADS.
 import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ PRESET_NAMES = ["nano"] if TINY or not ON_GPU else list(PRESETS)
 TOKENS = 1024 if TINY else 1 << 16 if ON_GPU else 8192
 # univariate series of full context
 CONFIG = TrainConfig(batch_tokens=TOKENS, short_share=0, multivariate_share=0)
-PROCESSES = 1
-if not TINY and torch.get_num_threads() > 1:
-    PROCESSES = pick_processes(PRESETS["nano"], CONFIG, pick_device())
+PROCESSES = 1 if TINY else pick_processes(PRESETS["nano"], CONFIG, pick_device())
 # in tiny mode the compiler's own time would be all there is
 COMPILES = not TINY and (ON_GPU or find_compiler() is not None)
 # What trains comes first: where time runs out, the last are cut.
@@ -94,6 +92,17 @@ def first_batch(trainer: Trainer) -> Batch:
     return Batch(x, target, resolution, offset, bucket.variates, 0)
 
 
+@contextlib.contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Inside, torch computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def matmul_peak(device: torch.device) -> Callable[[torch.dtype], float]:
     """FLOP/s of a large product, by dtype."""
@@ -120,23 +129,20 @@ def bench_step(
     truth_trainer = make_trainer(preset, tmp_path, device)
     whole_batch = first_batch(truth_trainer)
     processes = PROCESSES if path == "processes" else 1
-    command = [sys.executable, "-m", "bench.companion", preset]
     own_threads = threads // processes
-    with contextlib.ExitStack() as stack:
-        world = stack.enter_context(
-            joined(device, processes=processes, threads=own_threads, command=command)
-        )
+    command = [sys.executable, "-m", "bench.companion", preset, str(own_threads)]
+    with (
+        joined(device, processes=processes, command=command) as world,
+        on_threads(own_threads),
+    ):
         trainer = make_trainer(preset, tmp_path, device, world)
         batch = first_batch(trainer)
         if "float32" in more:
             truth_trainer.model.block_dtype = trainer.model.block_dtype = torch.float32
 
         def eager() -> Any:
-            torch.set_num_threads(threads)
-            with path_taken("definitions"):
-                done = truth_trainer.step(whole_batch)
-            torch.set_num_threads(own_threads)
-            return done
+            with on_threads(threads), path_taken("definitions"):
+                return truth_trainer.step(whole_batch)
 
         def step() -> Any:
             # one more, the others are told

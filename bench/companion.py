@@ -1,6 +1,6 @@
 """The other processes of a step that several share: each takes its part of every step that the first one times.
 
-bench_train.py starts `python -m bench.companion PRESET`.
+bench_train.py starts `python -m bench.companion PRESET THREADS`.
 """
 
 import contextlib
@@ -14,13 +14,14 @@ from bench.bench_train import first_batch, make_trainer
 from tinytsm.world import LostProcessError, joined
 
 
-def main(preset: str) -> None:
+def main(preset: str, threads: int) -> None:
     """Compile and step along until the first process says that it is done, or is gone."""
+    torch.set_num_threads(threads)
     device = torch.device("cpu")
     with (
         tempfile.TemporaryDirectory() as out,
         contextlib.suppress(LostProcessError),
-        joined(device, processes=1, threads=1, command=()) as world,
+        joined(device, processes=1, command=()) as world,
     ):
         trainer = make_trainer(preset, Path(out), device, world)
         batch = first_batch(trainer)
@@ -31,4 +32,4 @@ def main(preset: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -301,7 +301,7 @@ def test_a_bad_batch_is_named_and_skipped(tmp_path: Path, monkeypatch: pytest.Mo
     assert trainer.run(bar) == "complete"
     assert trainer.skipped == 1
     assert len(bar.lines) == 1
-    assert "series 3 of batch 2 gives loss" in bar.lines[0]
+    assert "series 3 of batch 2 gives a loss that is not finite" in bar.lines[0]
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     checkpoint.load_model(tmp_path)
 

@@ -138,9 +138,9 @@ class TrainConfig:
     prefetch: int = _setting(4, "batches generated ahead, at most, by each worker")
     processes: int = _setting(
         0,
-        "processes that share out each batch on a CPU; 0 takes one for each core, up to 4, or one where --threads is given",
+        "processes that share out each batch on a CPU; 0 takes one for each of a few cores, or one where --threads is given",
     )
-    threads: int = _setting(0, "compute threads of a process on CPU; 0 takes every core")
+    threads: int = _setting(0, "compute threads of each process on CPU; 0 takes every core")
     compile: bool = _setting(False, "compile the blocks and the loss (needs a C++ compiler on CPU)")
     attention: str = _setting(
         "auto", "what computes attention; auto takes the fastest that this machine and model allow",

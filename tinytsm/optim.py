@@ -81,6 +81,8 @@ class Muon(torch.optim.Optimizer):
 
     def _shared_out(self, stacks: list[Tensor]) -> list[Tensor]:
         """`orthogonalised` of each stack, of which each process computes a part."""
+        if self.world.size == 1:
+            return [orthogonalised(stack) for stack in stacks]
         parts = []
         for stack in stacks:
             share = -(-len(stack) // self.world.size)

@@ -32,7 +32,6 @@ from tinytsm import checkpoint, data
 from tinytsm.config import PRESETS, ModelConfig, TrainConfig, add_flags, from_dict, given, to_dict
 from tinytsm.data import BATCHES_VERSION, GeneratorError
 from tinytsm.errors import InputError, TrainingError
-from tinytsm.synth.dispatch import usable_cores
 from tinytsm.trainer import (
     Trainer,
     find_compiler,
@@ -129,78 +128,81 @@ def settle(args: argparse.Namespace, out: Path) -> tuple[ModelConfig, TrainConfi
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the process's exit code."""
     began = time.perf_counter()
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     use_huge_pages()
     out = args.out or Path("runs") / args.preset
-    first = os.environ.get("RANK", "0") == "0"
-    with contextlib.ExitStack() as company:
-        try:
-            try:
-                trainer = _set_up(args, out, argv or sys.argv[1:], company)
-            except ValueError as error:
-                if first:
-                    print(f"tinytsm.train: error: {error}", file=sys.stderr)
-                return 2
-            return _train(trainer, args, began)
-        except LostProcessError as error:
-            # what happened was said by the one that is gone
-            if first:
-                _fell_over(str(error), out)
-            return 1
-        except (TrainingError, GeneratorError) as error:
-            print(f"tinytsm.train: error: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:
-            _fell_over(f"cannot write the run ({error})", out)
-            return 1
-        except torch.AcceleratorError as error:
-            first_line = str(error).partition("\n")[0]
-            _fell_over(f"the device failed ({first_line})", out)
-            return _DEVICE_FAILED
+    say = print if _is_first() else lambda text, **_: None
+    try:
+        with contextlib.ExitStack() as company:
+            return _train(_set_up(args, out, argv, company), args, began)
+    except InputError as error:
+        say(f"tinytsm.train: error: {error}", file=sys.stderr)
+        return 2
+    except LostProcessError as error:
+        say(_fell_over(str(error), out), file=sys.stderr)
+        return 1
+    except TrainingError as error:
+        say(f"tinytsm.train: error: {error}", file=sys.stderr)
+        return 1
+    except GeneratorError as error:
+        # that of a process alone
+        print(f"tinytsm.train: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(_fell_over(f"cannot write the run ({error})", out), file=sys.stderr)
+        return 1
+    except torch.AcceleratorError as error:
+        first_line = str(error).partition("\n")[0]
+        print(_fell_over(f"the device failed ({first_line})", out), file=sys.stderr)
+        return _DEVICE_FAILED
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes, which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _set_up(
     args: argparse.Namespace, out: Path, argv: list[str], company: contextlib.ExitStack
 ) -> Trainer:
-    """The trainer of this process, beside the others, which are left with `company`. Raises ValueError."""
-    if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
-        raise ValueError("give --max-seconds or --end-in, not both")
-    if args.end_in is not None and not 0 < args.end_in < math.inf:
-        raise ValueError(f"--end-in must be a positive number of seconds, got {args.end_in}")
-    model_config, config, found = settle(args, out)
-    device = own_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    processes = pick_processes(model_config, config, device)
-    say = print if os.environ.get("RANK", "0") == "0" else lambda text, **_: None
-    say(
-        "preparing the generator (compiled once on a machine: a minute or two) ...", file=sys.stderr
-    )
-    preparing = time.perf_counter()
-    data.prepare()
-    spent = time.perf_counter() - preparing
-    say(f"prepared in {spent:.0f} s{_uncounted(args)}", file=sys.stderr)
-    world = company.enter_context(
-        joined(
-            device,
-            processes=processes,
-            threads=config.threads or max(1, usable_cores() // processes),
-            command=[sys.executable, "-m", "tinytsm.train", *argv],
+    """The trainer of this process, beside the others, which end with `company`. Raises InputError."""
+    say = print if _is_first() else lambda text, **_: None
+    try:
+        if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
+            raise ValueError("give --max-seconds or --end-in, not both")
+        if args.end_in is not None and not 0 < args.end_in < math.inf:
+            raise ValueError(f"--end-in must be a positive number of seconds, got {args.end_in}")
+        model_config, config, found = settle(args, out)
+        device = own_device(config.device)
+        processes = pick_processes(model_config, config, device)
+        company.callback(torch.set_num_threads, torch.get_num_threads())
+        threads = config.threads or max(1, torch.get_num_threads() // processes)
+        torch.set_num_threads(threads)
+        say(
+            "preparing the generator (compiled once on a machine: a minute or two) ...",
+            file=sys.stderr,
         )
-    )
-    trainer = Trainer(model_config, config, out, device=device, world=world)
-    if found is not None:
-        trainer.restore(found)
-    elif args.init_from is not None:
-        trainer.init_from(checkpoint.resolve(args.init_from))
+        preparing = time.perf_counter()
+        data.prepare()
+        spent = time.perf_counter() - preparing
+        say(f"prepared in {spent:.0f} s{_uncounted(args)}", file=sys.stderr)
+        command = [sys.executable, "-m", "tinytsm.train", *argv, "--threads", str(threads)]
+        world = company.enter_context(joined(device, processes=processes, command=command))
+        trainer = Trainer(model_config, config, out, device=device, world=world)
+        if found is not None:
+            trainer.restore(found)
+        elif args.init_from is not None:
+            trainer.init_from(checkpoint.resolve(args.init_from))
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
     return trainer
 
 
-def _fell_over(what: str, out: Path) -> None:
-    print(
+def _fell_over(what: str, out: Path) -> str:
+    return (
         f"tinytsm.train: error: {what}; go on from the last checkpoint with: "
-        f"python -m tinytsm.train --resume --out {out}",
-        file=sys.stderr,
+        f"python -m tinytsm.train --resume --out {out}"
     )
 
 

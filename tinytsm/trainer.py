@@ -45,17 +45,23 @@ def batch_loss(model: Model, batch: Batch, world: World) -> Tensor:
     return (total / count.clamp_min(1)).mean()
 
 
-def find_culprit(model: Model, batch: Batch) -> str:
-    """Which series of a batch gives a loss that is not finite, or that only the gradient is not."""
+def find_culprit(model: Model, batch: Batch, world: World) -> str:
+    """Which series of the global batch gives a loss that is not finite, or that only the gradient is not."""
+    # what each process finds first, counted from 1
+    found = torch.zeros(world.size, dtype=torch.int64, device=batch.x.device)
     with torch.no_grad():
         tokens = model(batch.x, batch.resolution, batch.variates)
-        alone = [slice(i, i + 1) for i in range(len(batch.x))]
-        for i, row in enumerate(alone):
+        for i in range(len(batch.x)):
+            row = slice(i, i + 1)
             part = type(tokens)(*(t[row] for t in tokens))
             # the uncompiled loss: one series is a shape of its own
             total, _ = Model.loss(model, part, batch.target[row], batch.offset[row])
             if not total.isfinite().all():
-                return f"series {i} of batch {batch.number} gives loss {total.tolist()}"
+                found[world.rank] = world.rank * len(batch.x) + i + 1
+                break
+    culprits = [int(number) - 1 for number in world.add_up(found) if number]
+    if culprits:
+        return f"series {culprits[0]} of batch {batch.number} gives a loss that is not finite"
     if not all(p.isfinite().all() for p in model.parameters()):
         return "the weights themselves are not finite"
     return f"every loss of batch {batch.number} is finite, its gradient is not"
@@ -152,8 +158,9 @@ class Trainer:
 
     def warm_up(self) -> None:
         """Run every batch shape once, so that kernels are compiled or loaded; the weights are not touched."""
-        # one process compiles, the others find its code in the cache
-        with self.world.first_alone(self.device):
+        # on a CPU one process compiles and the others find its code in the cache; code for a GPU is for that one alone
+        on_cpu = self.device.type == "cpu"
+        with self.world.first_alone(self.device) if on_cpu else contextlib.nullcontext():
             for bucket in self.plan.buckets:
                 batch = _blank_batch(bucket, self.plan, self.device)
                 if self.recorder is None:
@@ -343,7 +350,9 @@ class Trainer:
                 continue
             bad += 1
             self.skipped += 1
-            cause = find_culprit(self.model, batch) if number == batch.number else f"batch {number}"
+            cause = f"batch {number}"
+            if number == batch.number:
+                cause = find_culprit(self.model, batch, self.world)
             if progress is not None:
                 progress.write(f"step with a loss or gradient that is not finite, skipped: {cause}")
         if bad >= _PATIENCE:
@@ -439,25 +448,26 @@ def pick_attention(
 
 
 def pick_processes(model: ModelConfig, config: TrainConfig, device: torch.device) -> int:
-    """How many processes train on this machine where torchrun has not started them; ValueError where they cannot.
+    """How many processes train on this machine if torchrun starts none; ValueError where they cannot share out a batch.
 
-    A GPU takes one. A CPU takes one for each core, up to four, if the batch can be shared out so and no number of threads is given.
+    Where the settings do not say, a GPU or a given number of threads takes one, a CPU as many as keep most of its cores busy.
     """
-    if device.type != "cpu":
-        if config.processes > 1:
-            raise ValueError(
-                f"processes are of a CPU, got {config.processes} on {device}: use torchrun for several GPUs"
-            )
-        return 1
     if config.processes:
+        if device.type != "cpu":
+            raise ValueError(
+                f"processes are for a CPU, got {config.processes} and {device}: give --processes 0, and use torchrun for several GPUs"
+            )
         buckets(model, config, config.processes)
         return config.processes
-    most = 1 if config.threads else min(usable_cores(), _MOST_PROCESSES)
-    for processes in range(most, 1, -1):
+    if device.type != "cpu" or config.threads:
+        return 1
+    threads = torch.get_num_threads()
+    possible = []
+    for processes in range(2, min(threads, _MOST_PROCESSES) + 1):
         with contextlib.suppress(ValueError):
             buckets(model, config, processes)
-            return processes
-    return 1
+            possible.append(processes)
+    return max(possible, key=lambda n: (threads // n * n, n), default=1)
 
 
 def pick_workers(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """The processes that train together: what they tell one another, and how those of one machine are started.
 
-On a CPU a process for each core is faster than a thread for each: threads meet at every op, processes twice a step.
+On a CPU a process for each core is faster than a thread for each: threads meet at every op, processes a few times a step.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from tinytsm.model import Model
 
 # Tells a process that `joined` started where it meets the others; those of torchrun meet where that says.
 _MEETING = "TINYTSM_MEETING"
+# Which network interface gloo's messages take.
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 # Seconds that the others have to end in, once the first process is done.
 _GRACE = 30.0
 _newest: dist.Work | None = None
@@ -97,53 +99,41 @@ def _noticing() -> Iterator[None]:
     """Say what a back end's error means."""
     try:
         yield
+    except torch.AcceleratorError:
+        raise
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise LostProcessError(f"another process of the run is gone ({reason})") from error
 
 
 @contextlib.contextmanager
-def joined(
-    device: torch.device, *, processes: int, threads: int, command: Sequence[str]
-) -> Iterator[World]:
+def joined(device: torch.device, *, processes: int, command: Sequence[str]) -> Iterator[World]:
     """The processes that torchrun started; where it did not, this one and `processes - 1` more that run `command` here.
 
-    threads: of each process that this one starts, and of this one meanwhile. Those end with this process, however it
-    ends. Raises LostProcessError where one ends before it has come.
+    Those end with this process, however it ends: at once where an exception leaves the context. Raises TrainingError where
+    they do not come together.
     """
     if "RANK" in os.environ:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        backend = "nccl" if device.type == "cuda" else "gloo"
         meeting = os.environ.get(_MEETING)
-        if meeting is not None:
+        if meeting is None:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        else:
             threading.Thread(target=_end_with_parent, daemon=True).start()
             (Path(meeting) / str(rank)).touch()
-        with _member(backend, rank, size, meeting) as world:
-            yield world
+            _meet(meeting, rank, size)
+        try:
+            yield World(rank, size)
+        finally:
+            dist.destroy_process_group()
     elif processes == 1:
         yield World()
     else:
-        with (
-            _company(processes, threads, command) as meeting,
-            _member("gloo", 0, processes, meeting) as world,
-        ):
-            yield world
-
-
-@contextlib.contextmanager
-def _member(backend: str, rank: int, size: int, meeting: str | None) -> Iterator[World]:
-    """One of the processes that meet in a folder, or where torchrun says."""
-    if meeting is None:
-        dist.init_process_group(backend)
-    else:
-        # nothing of it leaves this machine
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        where = (Path(meeting) / "store").as_uri()
-        dist.init_process_group(backend, init_method=where, rank=rank, world_size=size)
-    try:
-        yield World(rank, size)
-    finally:
-        dist.destroy_process_group()
+        with _company(processes, command):
+            try:
+                yield World(0, processes)
+            finally:
+                dist.destroy_process_group()
 
 
 def _end_with_parent() -> None:
@@ -152,46 +142,64 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _meet(meeting: str, rank: int, size: int) -> None:
+    """Join the processes that meet in a folder of this machine; TrainingError where they cannot reach one another."""
+    chosen = os.environ.get(_INTERFACE)
+    # nothing of it need leave the machine
+    os.environ[_INTERFACE] = chosen or ("lo0" if sys.platform == "darwin" else "lo")
+    try:
+        store = dist.FileStore(str(Path(meeting) / "store"), size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        # once all are here nobody needs the folder
+        World(rank, size).of_first(0.0, torch.device("cpu"))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"the processes of this run cannot reach one another ({reason}): name a network interface in {_INTERFACE}, "
+            "or do without them by --processes 1"
+        ) from error
+    finally:
+        if chosen is None:
+            del os.environ[_INTERFACE]
+
+
 @contextlib.contextmanager
-def _company(processes: int, threads: int, command: Sequence[str]) -> Iterator[str]:
-    """Start the others of so many processes and wait until all have come to the folder where they meet."""
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def _company(processes: int, command: Sequence[str]) -> Iterator[None]:
+    """Start the others of so many processes and meet them; wait for their end, or kill them if all goes wrong."""
     others: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory(prefix="tinytsm-") as meeting:
-        environment = os.environ | {
-            "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": str(threads), _MEETING: meeting,
-        }  # fmt: skip
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="tinytsm-") as meeting:
+            shared = os.environ | {"WORLD_SIZE": str(processes), _MEETING: meeting}
             for rank in range(1, processes):
                 other = subprocess.Popen(
                     command,
-                    env=environment | {"RANK": str(rank)},
+                    env=shared | {"RANK": str(rank)},
                     stdin=subprocess.PIPE,
                     # Ctrl-C is for the first process, which agrees with the others on when to stop
                     start_new_session=True,
                 )
                 others.append(other)
             _wait_for(others, Path(meeting))
-            yield meeting
-            deadline = time.monotonic() + _GRACE
-            for other in others:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    other.wait(max(0.0, deadline - time.monotonic()))
-        finally:
-            for other in others:
-                other.kill()
-                other.communicate()
-            torch.set_num_threads(threads_before)
+            _meet(meeting, 0, processes)
+        yield
+        deadline = time.monotonic() + _GRACE
+        for other in others:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                other.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
 
 
-def _wait_for(others: "list[subprocess.Popen[bytes]]", meeting: Path) -> None:
-    """Until each has left its mark; LostProcessError where one ends without."""
+def _wait_for(others: list[subprocess.Popen[bytes]], meeting: Path) -> None:
+    """Until each has left its mark; TrainingError where one ends without."""
     missing = dict(enumerate(others, 1))
     while missing := {k: p for k, p in missing.items() if not (meeting / str(k)).exists()}:
         for rank, process in missing.items():
             if process.poll() is not None:
-                raise LostProcessError(
-                    f"process {rank} of {len(others) + 1} ended with exit code {process.returncode} before it could begin"
+                raise TrainingError(
+                    f"process {rank} of {len(others) + 1} ended with exit code {process.returncode} before the run began; "
+                    "--processes 1 does without"
                 )
         time.sleep(0.02)
