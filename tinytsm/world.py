@@ -144,9 +144,11 @@ def _end_with_parent() -> None:
 
 def _meet(meeting: str, rank: int, size: int) -> None:
     """Join the processes that meet in a folder of this machine; TrainingError where they cannot reach one another."""
-    chosen = os.environ.get(_INTERFACE)
-    # nothing of it need leave the machine
-    os.environ[_INTERFACE] = chosen or ("lo0" if sys.platform == "darwin" else "lo")
+    loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+    ours = loopback is not None and _INTERFACE not in os.environ
+    if ours:
+        # nothing of it need leave the machine
+        os.environ[_INTERFACE] = str(loopback)
     try:
         store = dist.FileStore(str(Path(meeting) / "store"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
@@ -159,7 +161,7 @@ def _meet(meeting: str, rank: int, size: int) -> None:
             "or do without them by --processes 1"
         ) from error
     finally:
-        if chosen is None:
+        if ours:
             del os.environ[_INTERFACE]
 
 
