@@ -28,7 +28,6 @@ from bench.record import TINY, pick_device
 from bench.step import path_taken
 from tinytsm import ops
 from tinytsm.config import LAYER_PATTERN, PRESETS, QUANTILES, ModelConfig, TrainConfig
-from tinytsm.data import Batch
 from tinytsm.kernels import reference
 from tinytsm.trainer import Trainer, find_compiler, pick_processes
 from tinytsm.world import World, joined
@@ -82,16 +81,6 @@ def make_trainer(
     return Trainer(PRESETS[preset], CONFIG, out, device=device, world=world)
 
 
-def first_batch(trainer: Trainer) -> Batch:
-    plan, device = trainer.plan, trainer.device
-    bucket = plan.bucket(0)
-    buffer = torch.empty(plan.values(bucket))
-    plan.fill(0, buffer)
-    tensors = (*plan.views(buffer, bucket), plan.offsets(0))
-    x, target, resolution, offset = (t.to(device) for t in tensors)
-    return Batch(x, target, resolution, offset, bucket.variates, 0)
-
-
 @contextlib.contextmanager
 def on_threads(count: int) -> Iterator[None]:
     """Inside, torch computes on so many threads."""
@@ -127,7 +116,7 @@ def bench_step(
     path, *more = rival.split()
     threads = torch.get_num_threads()
     truth_trainer = make_trainer(preset, tmp_path, device)
-    whole_batch = first_batch(truth_trainer)
+    whole_batch = truth_trainer.plan.batch(0, device)
     processes = PROCESSES if path == "processes" else 1
     own_threads = threads // processes
     command = [sys.executable, "-m", "bench.companion", preset, str(own_threads)]
@@ -136,7 +125,7 @@ def bench_step(
         on_threads(own_threads),
     ):
         trainer = make_trainer(preset, tmp_path, device, world)
-        batch = first_batch(trainer)
+        batch = trainer.plan.batch(0, device)
         if "float32" in more:
             truth_trainer.model.block_dtype = trainer.model.block_dtype = torch.float32
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.bench_train import first_batch, make_trainer
+from bench.bench_train import make_trainer
 from tinytsm.world import LostProcessError, joined
 
 
@@ -24,7 +24,7 @@ def main(preset: str, threads: int) -> None:
         joined(device, processes=1, command=()) as world,
     ):
         trainer = make_trainer(preset, Path(out), device, world)
-        batch = first_batch(trainer)
+        batch = trainer.plan.batch(0, device)
         trainer.compile()
         trainer.forward_backward(batch)
         while world.of_first(0.0, device):

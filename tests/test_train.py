@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from tinytsm import checkpoint, data, ops, train
 from tinytsm.config import ModelConfig, TrainConfig
-from tinytsm.data import Batch, Plan
+from tinytsm.data import Plan
 from tinytsm.errors import TrainingError
 from tinytsm.trainer import Trainer, find_compiler, pick_attention
 from tinytsm.validation import HeldOut
@@ -379,11 +379,7 @@ def test_compiled_gradients_are_the_eager_ones(tmp_path: Path) -> None:
         trainer.model.block_dtype = torch.float32
     compiled.compile()
     assert compiled.compile_seconds > 0
-    buffer = torch.empty(max(eager.plan.values(b) for b in eager.plan.buckets))
-    eager.plan.fill(0, buffer)
-    bucket = eager.plan.bucket(0)
-    x, target, resolution = eager.plan.views(buffer, bucket)
-    batch = Batch(x, target, resolution, eager.plan.offsets(0), bucket.variates, 0)
+    batch = eager.plan.batch(0, CPU)
     losses = [trainer.forward_backward(batch) for trainer in (eager, compiled)]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
     pairs = zip(eager.model.named_parameters(), compiled.model.parameters(), strict=True)

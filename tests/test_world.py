@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +20,53 @@ import torch.multiprocessing as mp
 from tests.test_train import CPU, FLAGS, MODEL, ROOT, SMALL, assert_same_weights
 from tinytsm import checkpoint, train
 from tinytsm.config import TrainConfig
-from tinytsm.data import Batch
 from tinytsm.errors import TrainingError
 from tinytsm.trainer import Trainer, find_culprit, pick_processes
 from tinytsm.world import World, joined
 
 
-def seen_in_training(rank: int, world: int, port: int, path: str) -> None:
-    """Losses and gradients of batches of each kind, then the weights after steps on them, written by the first process."""
+def as_one_of_several(
+    rank: int, world: int, port: int, function: Callable[[World, Path], None], path: Path
+) -> None:
     torch.set_num_threads(1)
-    if world > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-    config = TrainConfig(**(SMALL | {"batch_tokens": 512, "multivariate_share": 0.4}))
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined(CPU, processes=1, command=[]) as together:
         assert together == World(rank, world)
-        # so do boxes that end by the clock
-        assert together.of_first(7.5 + rank, CPU) == 7.5
-        with together.first_alone(CPU):
-            mark = Path(f"{path}.{world}")
-            assert mark.exists() == (rank > 0)
-            mark.touch()
-        run = Trainer(MODEL, config, Path(path), device=CPU, world=together)
-        # float32, so that only the order of sums differs
-        run.model.block_dtype = torch.float32
-        batches = []
-        for number in range(4):
-            bucket = run.plan.bucket(number)
-            buffer = torch.empty(run.plan.values(bucket))
-            run.plan.fill(number, buffer)
-            views, offset = run.plan.views(buffer, bucket), run.plan.offsets(number)
-            batches.append(Batch(*views, offset, bucket.variates, number))
-        assert {batch.variates for batch in batches} == {1, 4}
-        result = {}
-        for number, batch in enumerate(batches):
-            result[f"loss of {number}"] = run.forward_backward(batch)
-            for name, p in run.model.named_parameters():
-                if p.grad is not None:
-                    result[f"gradient of {number}: {name}"] = p.grad.clone()
-        for batch in batches:
-            run.step(batch)
-        result |= run.model.state_dict()
-    if rank == 0:
+        function(together, path)
+
+
+def in_several_processes(world: int, function: Callable[[World, Path], None], path: Path) -> None:
+    """Call function(world, path) in each of so many processes that are joined."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    mp.spawn(as_one_of_several, args=(world, port, function, path), nprocs=world)
+
+
+def seen_in_training(together: World, path: Path) -> None:
+    """Losses and gradients of batches of each kind, then the weights after steps on them, written by the first process."""
+    # so do boxes that end by the clock
+    assert together.of_first(7.5 + together.rank, CPU) == 7.5
+    with together.first_alone(CPU):
+        mark = path.with_suffix(".mark")
+        assert mark.exists() == (together.rank > 0)
+        mark.touch()
+    config = TrainConfig(**(SMALL | {"batch_tokens": 512, "multivariate_share": 0.4}))
+    run = Trainer(MODEL, config, path, device=CPU, world=together)
+    # float32, so that only the order of sums differs
+    run.model.block_dtype = torch.float32
+    batches = [run.plan.batch(number, CPU) for number in range(4)]
+    assert {batch.variates for batch in batches} == {1, 4}
+    result = {}
+    for batch in batches:
+        result[f"loss of {batch.number}"] = run.forward_backward(batch)
+        for name, p in run.model.named_parameters():
+            if p.grad is not None:
+                result[f"gradient of {batch.number}: {name}"] = p.grad.clone()
+    for batch in batches:
+        run.step(batch)
+    result |= run.model.state_dict()
+    if together.rank == 0:
         torch.save(result, path)
 
 
@@ -74,10 +76,10 @@ def test_several_processes_have_the_loss_gradients_and_weights_of_one(
     tmp_path: Path, world: int
 ) -> None:
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
-    seen_in_training(0, 1, 0, str(alone))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    mp.spawn(seen_in_training, args=(world, port, str(together)), nprocs=world)
+    with joined(CPU, processes=1, command=[]) as one_alone:
+        assert one_alone == World(0, 1)
+        seen_in_training(one_alone, alone)
+    in_several_processes(world, seen_in_training, together)
     one, many = torch.load(alone), torch.load(together)
     assert one.keys() == many.keys()
     for name, value in one.items():
@@ -250,27 +252,19 @@ def test_what_is_wrong_is_said_once_and_soon(tmp_path: Path) -> None:
     assert time.monotonic() - began < 25
 
 
-def find_in(rank: int, path: str) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": path.rpartition("-")[2]}
-    with joined(CPU, processes=1, command=[]) as together:
-        run = Trainer(MODEL, TrainConfig(**SMALL), Path(path), device=CPU, world=together)
-        bucket = run.plan.bucket(0)
-        buffer = torch.empty(run.plan.values(bucket))
-        run.plan.fill(0, buffer)
-        batch = Batch(*run.plan.views(buffer, bucket), run.plan.offsets(0), bucket.variates, 0)
-        healthy = find_culprit(run.model, batch, together)
-        if rank == 1:
-            batch.target[3] = math.inf
-        culprit = find_culprit(run.model, batch, together)
+def find_in_the_other(together: World, path: Path) -> None:
+    run = Trainer(MODEL, TrainConfig(**SMALL), path, device=CPU, world=together)
+    batch = run.plan.batch(0, CPU)
+    healthy = find_culprit(run.model, batch, together)
+    if together.rank == 1:
+        batch.target[3] = math.inf
+    culprit = find_culprit(run.model, batch, together)
     assert healthy == "every loss of batch 0 is finite, its gradient is not"
-    assert culprit == f"series {bucket.series + 3} of batch 0 gives a loss that is not finite"
+    assert culprit == f"series {len(batch.x) + 3} of batch 0 gives a loss that is not finite"
 
 
 def test_a_bad_series_of_another_process_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    mp.spawn(find_in, args=(f"{tmp_path}-{port}",), nprocs=2)
+    in_several_processes(2, find_in_the_other, tmp_path)
 
 
 def test_processes_are_as_many_as_cores_and_batches_allow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +283,6 @@ def test_processes_are_as_many_as_cores_and_batches_allow(monkeypatch: pytest.Mo
         picked(1, processes=3)
     with pytest.raises(ValueError, match="use torchrun for several GPUs"):
         picked(4, device="cuda", processes=2)
+    # whoever was started starts no more
+    monkeypatch.setenv("RANK", "0")
+    assert picked(4) == 1 and picked(4, processes=2) == 1

@@ -295,6 +295,15 @@ class Plan:
                 f"batch {number} of seed {seed} failed at {where}: {error!r}"
             ) from error
 
+    def batch(self, number: int, device: torch.device) -> Batch:
+        """Batch `number`, made at once. Raises GeneratorError."""
+        bucket = self.bucket(number)
+        buffer = torch.empty(self.values(bucket))
+        self.fill(number, buffer)
+        tensors = (*self.views(buffer, bucket), self.offsets(number))
+        x, target, resolution, offset = (t.to(device) for t in tensors)
+        return Batch(x, target, resolution, offset, bucket.variates, number)
+
     def offsets(self, number: int) -> Tensor:
         """Where each series starts on the coarse grid: every start equally often in a batch."""
         bucket = self.bucket(number)

@@ -132,18 +132,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     use_huge_pages()
     out = args.out or Path("runs") / args.preset
-    say = print if _is_first() else lambda text, **_: None
     try:
         with contextlib.ExitStack() as company:
             return _train(_set_up(args, out, argv, company), args, began)
     except InputError as error:
-        say(f"tinytsm.train: error: {error}", file=sys.stderr)
+        _say(f"tinytsm.train: error: {error}")
         return 2
     except LostProcessError as error:
-        say(_fell_over(str(error), out), file=sys.stderr)
+        _say(_fell_over(str(error), out))
         return 1
     except TrainingError as error:
-        say(f"tinytsm.train: error: {error}", file=sys.stderr)
+        _say(f"tinytsm.train: error: {error}")
         return 1
     except GeneratorError as error:
         # that of a process alone
@@ -158,16 +157,16 @@ def main(argv: list[str] | None = None) -> int:
         return _DEVICE_FAILED
 
 
-def _is_first() -> bool:
-    """Whether this is the first of the processes, which speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+def _say(text: str) -> None:
+    """Tell the user, once for all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 def _set_up(
     args: argparse.Namespace, out: Path, argv: list[str], company: contextlib.ExitStack
 ) -> Trainer:
     """The trainer of this process, beside the others, which end with `company`. Raises InputError."""
-    say = print if _is_first() else lambda text, **_: None
     try:
         if args.end_in is not None and "max_seconds" in given(args, TrainConfig):
             raise ValueError("give --max-seconds or --end-in, not both")
@@ -179,14 +178,11 @@ def _set_up(
         company.callback(torch.set_num_threads, torch.get_num_threads())
         threads = config.threads or max(1, torch.get_num_threads() // processes)
         torch.set_num_threads(threads)
-        say(
-            "preparing the generator (compiled once on a machine: a minute or two) ...",
-            file=sys.stderr,
-        )
+        _say("preparing the generator (compiled once on a machine: a minute or two) ...")
         preparing = time.perf_counter()
         data.prepare()
         spent = time.perf_counter() - preparing
-        say(f"prepared in {spent:.0f} s{_uncounted(args)}", file=sys.stderr)
+        _say(f"prepared in {spent:.0f} s{_uncounted(args)}")
         command = [sys.executable, "-m", "tinytsm.train", *argv, "--threads", str(threads)]
         world = company.enter_context(joined(device, processes=processes, command=command))
         trainer = Trainer(model_config, config, out, device=device, world=world)
@@ -215,31 +211,25 @@ def _train(trainer: Trainer, args: argparse.Namespace, began: float) -> int:
     """Compile, train and report; returns the exit code. began: of the process, on `time.perf_counter`'s clock."""
     config, first = trainer.config, trainer.world.rank == 0
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    say = tqdm.write if first else lambda text, **_: None
     attention = ", ".join(f"{kind} attention by {by}" for kind, by in trainer.attention.items())
-    say(
-        f"{parameters:,} parameters on {trainer.device}, processes: {trainer.world.size}, blocks in {trainer.model.block_dtype}, {attention}",
-        file=sys.stderr,
+    _say(
+        f"{parameters:,} parameters on {trainer.device}, processes: {trainer.world.size}, blocks in {trainer.model.block_dtype}, {attention}"
     )
-    say(json.dumps(to_dict(trainer.plan.model)), file=sys.stderr)
+    _say(json.dumps(to_dict(trainer.plan.model)))
     settings = to_dict(config)
     if args.end_in is not None:
         settings["max_seconds"] = f"until {args.end_in:g} s after the start"
-    say(json.dumps(settings), file=sys.stderr)
+    _say(json.dumps(settings))
     if args.end_in is not None or trainer.clock.progress < 1:
         lacks = config.compile and trainer.device.type == "cpu" and find_compiler() is None
         if lacks:
-            say(
-                "no C++ compiler found (g++ or clang++): going on without --compile",
-                file=sys.stderr,
-            )
+            _say("no C++ compiler found (g++ or clang++): going on without --compile")
         if lacks or not config.compile:
             trainer.warm_up()
         else:
-            say("compiling (a minute or two; later runs find it cached) ...", file=sys.stderr)
+            _say("compiling (a minute or two; later runs find it cached) ...")
             trainer.compile()
-            spent = f"{trainer.compile_seconds:.0f} s{_uncounted(args)}"
-            say(f"compiled in {spent}", file=sys.stderr)
+            _say(f"compiled in {trainer.compile_seconds:.0f} s{_uncounted(args)}")
 
     def on_signal(number: int, frame: Any) -> None:
         trainer.stop_signal = number

@@ -112,9 +112,8 @@ class Trainer:
     def forward_backward(self, batch: Batch) -> Tensor:
         """Gradients of the global batch into the parameters; returns the global loss."""
         part = functools.partial(self._own_part, world=self.world)
-        if self.recorder is not None:
-            return self.recorder.run(part, self.model, batch)
-        loss = part(batch)
+        # what is recorded is of one process
+        loss = part(batch) if self.recorder is None else self.recorder.run(part, self.model, batch)
         self.world.add_up_gradients(self.model)
         return self.world.add_up(loss)
 
@@ -448,10 +447,13 @@ def pick_attention(
 
 
 def pick_processes(model: ModelConfig, config: TrainConfig, device: torch.device) -> int:
-    """How many processes train on this machine if torchrun starts none; ValueError where they cannot share out a batch.
+    """How many processes this one is to be with those that it starts; ValueError where they cannot share out a batch.
 
-    Where the settings do not say, a GPU or a given number of threads takes one, a CPU as many as keep most of its cores busy.
+    One that was started itself, by torchrun or by another, starts none. Where the settings do not say, nor does one for a
+    GPU or with a given number of threads; on a CPU they are as many as keep most of its cores busy.
     """
+    if "RANK" in os.environ:
+        return 1
     if config.processes:
         if device.type != "cpu":
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tinytsm.config import HELD_OUT_SEED, ModelConfig, TrainConfig
-from tinytsm.data import Batch, Plan
+from tinytsm.data import Plan
 from tinytsm.model import Model
 
 # Tokens of a batch of the set, about, and how many batches.
@@ -51,14 +51,7 @@ class HeldOut:
         item = 4 * config.context_patches
         tokens = item * max(1, _TOKENS // item)
         plan = Plan(config, TrainConfig(seed=HELD_OUT_SEED, mask_share=0.0, batch_tokens=tokens))
-        self.batches: list[Batch] = []
-        for number in range(_BATCHES):
-            bucket = plan.bucket(number)
-            buffer = torch.empty(plan.values(bucket))
-            plan.fill(number, buffer)
-            tensors = (*plan.views(buffer, bucket), plan.offsets(number))
-            x, target, resolution, offset = (t.to(device) for t in tensors)
-            self.batches.append(Batch(x, target, resolution, offset, bucket.variates, number))
+        self.batches = [plan.batch(number, device) for number in range(_BATCHES)]
         self._model = Model.without_weights(config, device).requires_grad_(False)
         self._model.block_dtype = block_dtype
 

@@ -72,15 +72,19 @@ class World(NamedTuple):
         shared = torch.tensor(value * (self.rank == 0), device=device, dtype=torch.float64)
         return float(self.add_up(shared))
 
+    def meet(self, device: torch.device) -> None:
+        """Wait until all processes have come here."""
+        self.of_first(0.0, device)
+
     @contextlib.contextmanager
     def first_alone(self, device: torch.device) -> Iterator[None]:
         """Let the others in once the first process is through, and all out together."""
         if self.rank > 0:
-            self.of_first(0.0, device)
+            self.meet(device)
         yield
         if self.rank == 0:
-            self.of_first(0.0, device)
-        self.of_first(0.0, device)
+            self.meet(device)
+        self.meet(device)
 
 
 def _receive(message: dist.Work) -> None:
@@ -113,27 +117,30 @@ def joined(device: torch.device, *, processes: int, command: Sequence[str]) -> I
     Those end with this process, however it ends: at once where an exception leaves the context. Raises TrainingError where
     they do not come together.
     """
-    if "RANK" in os.environ:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        meeting = os.environ.get(_MEETING)
-        if meeting is None:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        else:
-            threading.Thread(target=_end_with_parent, daemon=True).start()
-            (Path(meeting) / str(rank)).touch()
-            _meet(meeting, rank, size)
+    with contextlib.ExitStack() as others:
+        world = World()
+        if "RANK" in os.environ:
+            world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            _come(world, device)
+        elif processes > 1:
+            world = World(0, processes)
+            others.enter_context(_company(world, command))
         try:
-            yield World(rank, size)
+            yield world
         finally:
-            dist.destroy_process_group()
-    elif processes == 1:
-        yield World()
-    else:
-        with _company(processes, command):
-            try:
-                yield World(0, processes)
-            finally:
+            if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+def _come(world: World, device: torch.device) -> None:
+    """Join those that started this process, or the others that torchrun did."""
+    meeting = os.environ.get(_MEETING)
+    if meeting is None:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    (Path(meeting) / str(world.rank)).touch()
+    _meet(meeting, world)
 
 
 def _end_with_parent() -> None:
@@ -142,7 +149,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _meet(meeting: str, rank: int, size: int) -> None:
+def _meet(meeting: str, world: World) -> None:
     """Join the processes that meet in a folder of this machine; TrainingError where they cannot reach one another."""
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     ours = loopback is not None and _INTERFACE not in os.environ
@@ -150,10 +157,10 @@ def _meet(meeting: str, rank: int, size: int) -> None:
         # nothing of it need leave the machine
         os.environ[_INTERFACE] = str(loopback)
     try:
-        store = dist.FileStore(str(Path(meeting) / "store"), size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        store = dist.FileStore(str(Path(meeting) / "store"), world.size)
+        dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size)
         # once all are here nobody needs the folder
-        World(rank, size).of_first(0.0, torch.device("cpu"))
+        world.meet(torch.device("cpu"))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(
@@ -166,13 +173,13 @@ def _meet(meeting: str, rank: int, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _company(processes: int, command: Sequence[str]) -> Iterator[None]:
-    """Start the others of so many processes and meet them; wait for their end, or kill them if all goes wrong."""
+def _company(world: World, command: Sequence[str]) -> Iterator[None]:
+    """Start the other processes and meet them; wait for their end, or kill them where an exception comes."""
     others: list[subprocess.Popen[bytes]] = []
     try:
         with tempfile.TemporaryDirectory(prefix="tinytsm-") as meeting:
-            shared = os.environ | {"WORLD_SIZE": str(processes), _MEETING: meeting}
-            for rank in range(1, processes):
+            shared = os.environ | {"WORLD_SIZE": str(world.size), _MEETING: meeting}
+            for rank in range(1, world.size):
                 other = subprocess.Popen(
                     command,
                     env=shared | {"RANK": str(rank)},
@@ -182,7 +189,7 @@ def _company(processes: int, command: Sequence[str]) -> Iterator[None]:
                 )
                 others.append(other)
             _wait_for(others, Path(meeting))
-            _meet(meeting, 0, processes)
+            _meet(meeting, world)
         yield
         deadline = time.monotonic() + _GRACE
         for other in others:
