@@ -45,8 +45,8 @@ def test_an_effort_is_overridden_part_by_part() -> None:
     assert ForecastOptions(strides=(3, 50)).longest_stride == 50
     assert ForecastOptions(effort="fast").longest_stride == 1
     # seasons are sought further back
-    assert ForecastOptions(effort="fast", adjust=True).longest_stride == options.MAX_STRIDE
-    assert ForecastOptions(strides="auto").longest_stride == options.MAX_STRIDE
+    assert ForecastOptions(effort="fast", adjust=True).longest_stride == 16
+    assert ForecastOptions(strides="auto").longest_stride == 16
 
 
 def test_flags_say_the_same() -> None:

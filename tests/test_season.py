@@ -205,6 +205,27 @@ def test_what_has_no_season_stays(values: list[float]) -> None:
     assert adjust(np.array([values], np.float64), 8) is None
 
 
+@pytest.mark.parametrize(
+    ("period", "taken", "may"),
+    [(168, 24, True), (336, 24, False), (1440, 96, False), (1440, 60, True), (24, 24, False)]
+    + [(24, 168, True), (100, 24, True)],
+)
+def test_of_several_days_only_a_week_is_a_season(period: int, taken: int, may: bool) -> None:
+    assert season_loops.may_follow(period, taken) == may
+
+
+def test_of_a_period_and_its_multiples_the_shortest_comes_out(rng: np.random.Generator) -> None:
+    # F of two days is as large as that of one, or of a week: as many values of each place, and the same noise
+    periods = [period for period in (7, 12, 24, 96) for _ in range(20)]
+    found = []
+    for period in periods:
+        x = np.resize(rng.normal(size=period), 3000) + 0.5 * rng.normal(size=3000)
+        adjusted = adjust(x[None], 24)
+        assert adjusted is not None
+        found.append(adjusted.period)
+    assert np.equal(found, periods).mean() > 0.93
+
+
 @pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300, 1.7e308])
 def test_the_largest_and_smallest_numbers(scale: float, rng: np.random.Generator) -> None:
     x = np.resize(rng.uniform(-1, 1, 12), 120) + 0.01 * rng.normal(size=120)

@@ -7,7 +7,7 @@ level by level. A short history, or the newest part of a longer one, is also rea
 a season that lay within a token then spans tokens, and what is small beside the past is large (our definition; a
 stride below one). Symmetry ensembling averages a forecast with that of the mirrored series, mirrored back. Feature
 augmentation forecasts a series beside companions made from it. Seasonal adjustment forecasts it without its seasons
-(`season`), which are put back.
+(`season`), which are put back, and draws that forecast to the one of its means over periods (`levels`).
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinytsm import period, season
+from tinytsm import levels, period, season
 from tinytsm.companions import companions
 from tinytsm.config import STRETCHES, ModelConfig
 from tinytsm.forward import Forward, Query
@@ -37,6 +37,8 @@ _LEAST_CYCLE = 4
 # A history of at most so many patches is also read stretched as a whole; of a longer one its newest steps, where they are
 # so many horizons or all there is, as so many patches.
 _SHORT, _HORIZONS, _STRETCHED = 4, 4, 32
+# Means over periods are forecast from so many ahead on, where those seen fill a token.
+_PERIODS = 2
 
 
 def choose_strides(
@@ -115,10 +117,39 @@ def forecast_items(
     cycles += _periods(others, length, config=forward.config, strategy=plain)[0]
     forecasts = _forecast([*items, *others], length, cycles, forward=forward, strategy=plain)
     results, of_others = forecasts[: len(items)], forecasts[len(items) :]
+    leading = [without.period for without in adjusted.values()]
+    of_others = _levelled(others, of_others, leading, forward=forward, strategy=strategy)
     weight = forward.config.adjusted_weight
     for (i, without), other in zip(adjusted.items(), of_others, strict=True):
         results[i] = without.blend(results[i], other, weight, zeros=zeros)
     return results
+
+
+def _levelled(
+    items: Sequence[Item],
+    forecasts: Sequence[tuple[Tensor, Tensor]],
+    leading: Sequence[int],
+    *,
+    forward: Forward,
+    strategy: Strategy,
+) -> list[tuple[Tensor, Tensor]]:
+    """Forecasts of items without their seasons, drawn to those of their means over the period of the clearest."""
+    drawn = list(forecasts)
+    # these have seasons of their own, weeks of days, and are adjusted in turn; more strides and stretches give nothing
+    once = strategy._replace(strides=(1,))
+    counts: dict[int, list[int]] = {}
+    for i, (item, (_, mean), of_item) in enumerate(zip(items, forecasts, leading, strict=True)):
+        count = mean.shape[1] // of_item
+        if count >= _PERIODS and item.values.shape[1] >= of_item * forward.config.patch:
+            counts.setdefault(count, []).append(i)
+    for count, at in counts.items():
+        means = [
+            items[i]._replace(values=levels.period_means(items[i].values, leading[i])) for i in at
+        ]
+        of_means = forecast_items(means, count, forward=forward, strategy=once, zeros=False)
+        for i, (quantiles, _) in zip(at, of_means, strict=True):
+            drawn[i] = levels.draw(forecasts[i], quantiles, leading[i])
+    return drawn
 
 
 def _forecast(

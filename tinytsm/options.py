@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 Effort = Literal["fast", "standard", "best"]
 # The largest stride that the rule takes; explicit strides may be larger.
 MAX_STRIDE = 8
+# How many contexts of the network seasonal adjustment looks back.
+_SEASONAL = 16
 
 
 class Strategy(NamedTuple):
@@ -52,7 +54,7 @@ class ForecastOptions:
     effort: `fast` (one pass), `standard` or `best`; the next four override its parts where they are not None.
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
     series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
-    (`tinytsm.season`). augment: forecast a series without variates beside companions made from it
+    (`tinytsm.season`), its level drawn to that of its means over periods (`tinytsm.levels`). augment: forecast a series without variates beside companions made from it
     (`tinytsm.companions`). nonnegative: True: no quantile and no mean below 0, and nothing else; False: nothing
     is cut; None: none below 0 where the history that counts is 0 several times and never below; where a third of it is 0
     a quantile nearer to 0 than to the least value above is 0; and with `adjust`, whatever the others' sign, all quantiles
@@ -108,10 +110,10 @@ class ForecastOptions:
 
     @property
     def longest_stride(self) -> int:
-        """How many contexts of the network a forecast may look back; seasons are sought as far back as strides by rule go."""
+        """How many contexts of the network a forecast may look back; adjustment looks further than strides by rule."""
         strategy = self.strategy
         longest = max(strategy.strides or (MAX_STRIDE,))
-        return max(longest, MAX_STRIDE) if strategy.adjust else longest
+        return max(longest, _SEASONAL) if strategy.adjust else longest
 
 
 def _counts(value: Any) -> bool:

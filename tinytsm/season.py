@@ -38,7 +38,7 @@ class Adjusted(NamedTuple):
 
     spread: (V, H), how far values at a step's place of the period spread, relative to the mean over all places. clear: (V,
     1), how clear each variate's seasons are, from 0 where it has none to 1: 1 - 1 / sqrt(F) of the clearest. zero: (V, H)
-    bool, steps at whose place of the period the series always was zero.
+    bool, steps at whose place of the period the series always was zero. leading: (V,), period of the clearest season.
     """
 
     values: np.ndarray
@@ -47,6 +47,12 @@ class Adjusted(NamedTuple):
     spread: np.ndarray
     clear: np.ndarray
     zero: np.ndarray
+    leading: np.ndarray
+
+    @property
+    def period(self) -> int:
+        """That of the clearest season of all variates, in steps."""
+        return int(self.leading[self.clear[:, 0].argmax()])
 
     def blend(
         self,
@@ -112,11 +118,12 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     origin, half, largest = deviations(values)
     first, unit = origin[:, None], largest[:, None]
     moving = np.flatnonzero(unit)
-    season, spread[moving], f[moving], leading = _seasons(
+    leading = np.zeros(rows, np.int64)
+    season, spread[moving], f[moving], leading[moving] = _seasons(
         half[moving] / unit[moving], periods[moving], length
     )
     for period in np.unique(leading[leading > 0]):
-        at = moving[leading == period]
+        at = np.flatnonzero(leading == period)
         zero[at] = _zero(values[at], period)[:, np.arange(length) % period]
     lowest = np.min(values, axis=1, where=shown, initial=np.inf)
     # what overflows is cut to the largest number, and a season that makes it overflow is not divided out
@@ -124,9 +131,9 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
         shift[moving] = np.clip(season * unit[moving] * 2, -_LARGEST, _LARGEST)
         positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
         ratio = np.clip(values[positive] / first[positive], _SMALLEST, _LARGEST)
-        factor, wide, clearer, _ = _seasons(np.log(ratio), periods[positive], length)
-        better = clearer > f[positive]
-        positive, factor, wide, clearer = (of[better] for of in (positive, factor, wide, clearer))
+        found = _seasons(np.log(ratio), periods[positive], length)
+        better = found[2] > f[positive]
+        positive, factor, wide, clearer, of_ratio = (of[better] for of in (positive, *found))
         factor = np.clip(np.exp(factor), _SMALLEST, _LARGEST)
         level = values[positive] / unit[positive]
         divided = _roughness(level / factor[:, :steps])
@@ -135,10 +142,11 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     positive = positive[better]
     scale[positive], shift[positive] = factor[better], 0.0
     spread[positive], f[positive] = wide[better], clearer[better]
+    leading[positive] = of_ratio[better]
     with np.errstate(over="ignore"):
         rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
     clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
-    return Adjusted(rest, scale[:, steps:], shift[:, steps:], spread, clear[:, None], zero)
+    return Adjusted(rest, scale[:, steps:], shift[:, steps:], spread, clear[:, None], zero, leading)
 
 
 def _seasons(
