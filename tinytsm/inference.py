@@ -135,7 +135,7 @@ def _levelled(
 ) -> list[tuple[Tensor, Tensor]]:
     """Forecasts of items without their seasons, drawn to those of their means over the period of the clearest."""
     drawn = list(forecasts)
-    # these have seasons of their own, weeks of days, and are adjusted in turn; more strides and stretches give nothing
+    # these have seasons of their own, weeks of days, and are adjusted in turn; more passes give little
     once = strategy._replace(strides=(1,))
     counts: dict[int, list[int]] = {}
     for i, (item, (_, mean), of_item) in enumerate(zip(items, forecasts, leading, strict=True)):

@@ -54,8 +54,8 @@ class ForecastOptions:
     effort: `fast` (one pass), `standard` or `best`; the next four override its parts where they are not None.
     strides: of SIFI, averaged; (1,) switches it off, `auto` chooses by rule. symmetry: average with the mirrored
     series' forecast. adjust: average with the forecast of the series without its seasons, which are put back
-    (`tinytsm.season`), its level drawn to that of its means over periods (`tinytsm.levels`). augment: forecast a series without variates beside companions made from it
-    (`tinytsm.companions`). nonnegative: True: no quantile and no mean below 0, and nothing else; False: nothing
+    (`tinytsm.season`), and its level drawn to that of its means over periods (`tinytsm.levels`). augment: forecast a
+    series without variates beside companions made from it (`tinytsm.companions`). nonnegative: True: no quantile and no mean below 0, and nothing else; False: nothing
     is cut; None: none below 0 where the history that counts is 0 several times and never below; where a third of it is 0
     a quantile nearer to 0 than to the least value above is 0; and with `adjust`, whatever the others' sign, all quantiles
     and the mean are 0 at a place of the season where the series always was. integer: quantiles are whole numbers (the
