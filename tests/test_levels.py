@@ -1,22 +1,18 @@
 """Levels by periods: their means, how a forecast is drawn to that of the means, and when it is."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from tests.test_inference import EPS, Record
 from tinytsm import TinyTSM, inference
-from tinytsm.config import ModelConfig
-from tinytsm.forward import Forward, Query
 from tinytsm.inference import forecast_items
 from tinytsm.inputs import Item
 from tinytsm.levels import draw, period_means
 from tinytsm.options import Strategy
 from tinytsm.quantiles import QUANTILES
-
-LARGEST = float(np.finfo(np.float64).max)
+from tinytsm.rows import LARGEST
 
 
 def test_means_are_of_the_periods_that_end_with_the_newest_step() -> None:
@@ -87,36 +83,16 @@ def test_a_year_shows_in_the_days_of_hours(
     assert drawn < 0.9 * error()
 
 
-def test_means_are_forecast_where_enough_was_seen(rng: np.random.Generator) -> None:
-    config = ModelConfig(
-        d_model=32,
-        n_heads=2,
-        d_ff=64,
-        n_layers=1,
-        head_rank=8,
-        context_patches=16,
-        horizon_patches=2,
-        patch=8,
-    )
-    seen: list[tuple[int, int]] = []
-
-    class Record(Forward):
-        """In place of the network: the last value again."""
-
-        def __init__(self) -> None:
-            self.config = config
-
-        def run(self, queries: Sequence[Query]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-            seen.extend((q.values.shape[1], q.length) for q in queries)
-            last = [torch.from_numpy(np.repeat(q.values[:, -1:], q.length, 1)) for q in queries]
-            return [(mean[..., None].expand(-1, -1, 9), mean) for mean in last]
-
+def test_means_are_forecast_where_enough_was_seen(
+    miniature: TinyTSM, rng: np.random.Generator
+) -> None:
     def asked(periods: int, length: int) -> list[tuple[int, int]]:
-        seen.clear()
+        forward = Record()
+        forward.config = miniature.config  # patches of 8 steps
         x = np.tile(rng.normal(size=12), periods) + 0.1 * rng.normal(size=12 * periods)
         strategy = Strategy((1,), symmetry=False, adjust=True)
-        forecast_items([Item(x[None], 2.0**-52)], length, forward=Record(), strategy=strategy)
-        return seen
+        forecast_items([Item(x[None], EPS)], length, forward=forward, strategy=strategy)
+        return [(query.values.shape[1], query.length) for query in forward.queries]
 
     # as it is, without its season, and the means of eight periods, a patch of them
     assert asked(8, 25) == [(96, 25), (96, 25), (8, 2)]

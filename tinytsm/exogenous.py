@@ -19,6 +19,7 @@ from tinytsm.inputs import as_array, newest_end
 from tinytsm.options import OptionChanges
 from tinytsm.period import CALENDAR
 from tinytsm.quantiles import as_counts, zero_below
+from tinytsm.rows import LARGEST
 
 if TYPE_CHECKING:
     from tinytsm.forecast import TinyTSM
@@ -32,7 +33,6 @@ _KNOTS = (0.25, 0.5, 0.75)
 _RIDGE = 0.01
 # Each series is forecast up to eighteen times.
 _SERIES_AT_ONCE = 16
-_LARGEST = float(np.finfo(np.float64).max)
 
 
 class _Forecasts(NamedTuple):
@@ -169,7 +169,7 @@ def _blend(
 
     def whole(plain: np.ndarray, rest: np.ndarray) -> Tensor:
         with np.errstate(over="ignore"):
-            rest = np.clip(np.ldexp(rest, plan.exponent), -_LARGEST, _LARGEST)
+            rest = np.clip(np.ldexp(rest, plan.exponent), -LARGEST, LARGEST)
         return torch.from_numpy((1 - weight) * plain + weight * rest)[None]
 
     quantiles = whole(plain.quantiles[-1], rest.quantiles[-1] + effect[:, None])

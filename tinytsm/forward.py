@@ -21,7 +21,7 @@ from torch import Tensor
 from tinytsm.config import TOKEN_MULTIPLE
 from tinytsm.model import Model, Tokens
 from tinytsm.quantiles import MEDIAN, accumulate, average
-from tinytsm.rows import centre
+from tinytsm.rows import LARGEST, centre
 
 # Tokens computed at once. On CPU few enough for activations to stay in the second-level cache.
 _TOKENS_AT_ONCE = 512
@@ -191,9 +191,10 @@ class Forward:
         x[:, :context] = centred.x
         mean, quantiles = self._compute(x, centred.resolution, present, shape, patches)
         origin, unit = torch.from_numpy(centred.origin), torch.from_numpy(centred.unit)
-        most = torch.finfo(torch.float64).max
-        quantiles = (origin[:, None, None] + quantiles / unit[:, None, None]).clamp(-most, most)
-        mean = (origin[:, None] + mean / unit[:, None]).clamp(-most, most)
+        quantiles = (origin[:, None, None] + quantiles / unit[:, None, None]).clamp(
+            -LARGEST, LARGEST
+        )
+        mean = (origin[:, None] + mean / unit[:, None]).clamp(-LARGEST, LARGEST)
         return quantiles, mean
 
     def _compute(

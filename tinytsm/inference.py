@@ -118,7 +118,7 @@ def forecast_items(
     forecasts = _forecast([*items, *others], length, cycles, forward=forward, strategy=plain)
     results, of_others = forecasts[: len(items)], forecasts[len(items) :]
     leading = [without.period for without in adjusted.values()]
-    of_others = _levelled(others, of_others, leading, forward=forward, strategy=strategy)
+    of_others = _levelled(others, of_others, leading, length, forward=forward, strategy=strategy)
     weight = forward.config.adjusted_weight
     for (i, without), other in zip(adjusted.items(), of_others, strict=True):
         results[i] = without.blend(results[i], other, weight, zeros=zeros)
@@ -129,6 +129,7 @@ def _levelled(
     items: Sequence[Item],
     forecasts: Sequence[tuple[Tensor, Tensor]],
     leading: Sequence[int],
+    length: int,
     *,
     forward: Forward,
     strategy: Strategy,
@@ -138,8 +139,8 @@ def _levelled(
     # these have seasons of their own, weeks of days, and are adjusted in turn; more passes give little
     once = strategy._replace(strides=(1,))
     counts: dict[int, list[int]] = {}
-    for i, (item, (_, mean), of_item) in enumerate(zip(items, forecasts, leading, strict=True)):
-        count = mean.shape[1] // of_item
+    for i, (item, of_item) in enumerate(zip(items, leading, strict=True)):
+        count = length // of_item
         if count >= _PERIODS and item.values.shape[1] >= of_item * forward.config.patch:
             counts.setdefault(count, []).append(i)
     for count, at in counts.items():

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from tinytsm.quantiles import MEDIAN
+from tinytsm.rows import LARGEST
 
 # So many periods ahead the means count as much as the steps, further on more (docs/ablations.md).
 _EQUAL = 4.0
-_LARGEST = float(np.finfo(np.float64).max)
 
 
 def period_means(values: np.ndarray, period: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def period_means(values: np.ndarray, period: int) -> np.ndarray:
     # divided first: the sum of the largest numbers is none; and rounding may still lead beyond them
     parts = np.where(known, whole, 0.0) / np.maximum(number, 1)[..., None]
     with np.errstate(over="ignore"):
-        means = np.clip(parts.sum(-1), -_LARGEST, _LARGEST)
+        means = np.clip(parts.sum(-1), -LARGEST, LARGEST)
     return np.where(number > 0, means, np.nan)
 
 
@@ -48,11 +48,11 @@ def draw(forecast: tuple[Tensor, Tensor], means: Tensor, period: int) -> tuple[T
     share = middles / (middles + _EQUAL)
     with np.errstate(over="ignore"):
         distance = share * (means[..., MEDIAN].numpy() / 2 - own / 2) * 2
-    distance = np.clip(distance, -_LARGEST, _LARGEST)
+    distance = np.clip(distance, -LARGEST, LARGEST)
     steps = (np.arange(length) + 0.5) / period
     knots = np.concatenate(([0.0], middles))
     added = torch.from_numpy(
         np.stack([np.interp(steps, knots, np.concatenate(([0.0], row))) for row in distance])
     )
     moved = (quantiles + added[..., None], mean + added)
-    return moved[0].clamp(-_LARGEST, _LARGEST), moved[1].clamp(-_LARGEST, _LARGEST)
+    return moved[0].clamp(-LARGEST, LARGEST), moved[1].clamp(-LARGEST, LARGEST)

@@ -20,6 +20,8 @@ class Centred(NamedTuple):
     resolution: np.ndarray
 
 
+# What would overflow is cut to it.
+LARGEST = float(np.finfo(np.float64).max)
 # Numbers that are worked on at once: few enough to stay in the cache.
 _NUMBERS_AT_ONCE = 1 << 17
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tinytsm.period import CALENDAR
 from tinytsm.quantiles import MEDIAN
-from tinytsm.rows import alike, deviations
+from tinytsm.rows import LARGEST, alike, deviations
 
 # Newest periods that a season is estimated from.
 _CYCLES = 16
@@ -30,7 +30,7 @@ _USUAL = 4.0
 _CERTAIN, _IDLE = 8, 0.5
 # Seasons are not divided out where that leaves a series so many times rougher than subtracting them.
 _ROUGHER = 1.2
-_SMALLEST, _LARGEST = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 class Adjusted(NamedTuple):
@@ -80,7 +80,7 @@ class Adjusted(NamedTuple):
         middle = without[..., MEDIAN, None]
         with np.errstate(over="ignore"):
             whole = (middle + (without - middle) * spread) * scale + shift
-            whole = np.clip(whole, -_LARGEST, _LARGEST)
+            whole = np.clip(whole, -LARGEST, LARGEST)
         whole = (1.0 - share) * original + share * whole
         if zeros:
             whole[self.zero] = 0.0
@@ -128,13 +128,13 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     lowest = np.min(values, axis=1, where=shown, initial=np.inf)
     # what overflows is cut to the largest number, and a season that makes it overflow is not divided out
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        shift[moving] = np.clip(season * unit[moving] * 2, -_LARGEST, _LARGEST)
+        shift[moving] = np.clip(season * unit[moving] * 2, -LARGEST, LARGEST)
         positive = np.flatnonzero((f > 0.0) & (lowest > 0.0))
-        ratio = np.clip(values[positive] / first[positive], _SMALLEST, _LARGEST)
+        ratio = np.clip(values[positive] / first[positive], _SMALLEST, LARGEST)
         found = _seasons(np.log(ratio), periods[positive], length)
         better = found[2] > f[positive]
         positive, factor, wide, clearer, of_ratio = (of[better] for of in (positive, *found))
-        factor = np.clip(np.exp(factor), _SMALLEST, _LARGEST)
+        factor = np.clip(np.exp(factor), _SMALLEST, LARGEST)
         level = values[positive] / unit[positive]
         divided = _roughness(level / factor[:, :steps])
         subtracted = _roughness(level - shift[positive, :steps] / unit[positive])
@@ -144,7 +144,7 @@ def _adjust(values: np.ndarray, length: int, periods: np.ndarray) -> Adjusted:
     spread[positive], f[positive] = wide[better], clearer[better]
     leading[positive] = of_ratio[better]
     with np.errstate(over="ignore"):
-        rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -_LARGEST, _LARGEST)
+        rest = np.clip((values - shift[:, :steps]) / scale[:, :steps], -LARGEST, LARGEST)
     clear = 1.0 - 1.0 / np.sqrt(np.maximum(f, 1.0))
     return Adjusted(rest, scale[:, steps:], shift[:, steps:], spread, clear[:, None], zero, leading)
 
