@@ -1,19 +1,43 @@
-"""Drops cached machine code when any source changes.
+"""Drops cached machine code when any source changes, and finds it a place where there is none beside the sources.
 
 Numba's cache looks only at the file that a function stands in, but functions here inline one another
 across files: an edited prior would go on running as it was. Importing this module first compares the
 sources with those that the cache was made from.
 """
 
+import atexit
 import hashlib
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numba
 
 
-@numba.njit(cache=True)
-def _probe():
+def _nothing():
     return 0
+
+
+def _own_folder() -> None:
+    """A cache of this process and of those that it starts, which goes with it: compiling takes minutes."""
+    folder, owner = tempfile.mkdtemp(prefix="tinytsm-"), os.getpid()
+    numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = folder  # type: ignore[attr-defined]
+
+    def remove() -> None:
+        # a fork ends here too
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+
+
+try:
+    _probe = numba.njit(cache=True)(_nothing)
+except RuntimeError:
+    # neither beside the sources nor at home
+    _own_folder()
+    _probe = numba.njit(cache=True)(_nothing)
 
 
 def drop_stale() -> None:

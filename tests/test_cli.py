@@ -101,6 +101,18 @@ def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str]) -
     }
 
 
+def test_the_mean_and_filled_steps(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rare.csv").write_text("date,y\n2024-01-01,5\n2024-01-02,6\n2024-01-04,7\n")
+    assert forecast("rare.csv", "--horizon", "1", "--fill", "0", "--mean", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "tinytsm: 1 of 4 steps have no row and count as 0\n" in err
+    assert json.loads(out)["series"][0]["mean"] == [0.0]
+    assert forecast("rare.csv", "--horizon", "1", "--mean", "--quantiles", ".1") == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("predictions,mean,0.1")
+    assert forecast("rare.csv", "--horizon", "1", "--fill", "nothing") == 2
+    assert "fill must be a number such as 0, got 'nothing'" in capsys.readouterr().err
+
+
 def test_pipe_in(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

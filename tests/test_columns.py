@@ -2,18 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from tinytsm.columns import infer_layout, levels_as_columns
-from tinytsm.errors import InputError
+from tinytsm.columns import doubt_marks, infer_layout, levels_as_columns
+from tinytsm.errors import Doubt, InputError
 
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
 
 
-def layout(
-    table: dict[str, Any], **named: Any
-) -> tuple[str | None, str | None, tuple[str, ...], list[str]]:
+def layout(table: Any, **named: Any) -> tuple[str | None, str | None, tuple[str, ...], list[str]]:
     found, notes = infer_layout(pd.DataFrame(table), **named)
     return found.id_column, found.timestamp_column, found.targets, notes
 
@@ -117,6 +116,83 @@ def test_tables_without_numbers() -> None:
         InputError, match="no number column to forecast; the table needs a column of numbers"
     ):
         layout({"date": DAYS})
+
+
+@pytest.mark.parametrize("text", ["1,50", "2'010", "$9", "12 %", "1.234,5", "(3.2)"])
+def test_numbers_in_words_are_doubted(text: str) -> None:
+    left_out, doubt = layout({"date": DAYS, "a": [1, 2, 3], "b": [text] * 3})[3]
+    assert left_out == "columns that hold no numbers are left out: b" and isinstance(doubt, Doubt)
+    assert "row 0, column 'b': " in doubt and "is not read as a number; write it as 1234.5" in doubt
+    # words, kinds, years
+    kinds = pd.Categorical([0, 1, 2])
+    years = pd.period_range("2024", periods=3, freq="Y")
+    for others in (["x" + text] * 3, kinds, years, ["555 123 456"] * 3):
+        notes = layout({"date": DAYS, "a": [1, 2, 3], "b": others})[3]
+        assert not any(isinstance(note, Doubt) for note in notes)
+
+
+def test_rows_without_dates_are_doubted_where_texts_may_hold_them() -> None:
+    table = {"product": list("abc"), "when": ["Mo 1st", "Tu 2nd", "We 3rd"], "v": [1, 2, 3]}
+    notes = layout(table)[3]
+    assert isinstance(notes[0], Doubt)
+    assert "if column 'when' ('Mo 1st') holds their dates, write them as 2024-01-31" in notes[0]
+    nothing = pd.Categorical([None] * 3)
+    for other in ({"v": [1, 2, 3]}, {"v": [1, 2, 3], "kind": list("abc"), "none": nothing}):
+        assert not isinstance(layout(other)[3][0], Doubt)
+    assert not isinstance(layout(table, covariates=["when"])[3][0], Doubt)
+
+
+@pytest.mark.parametrize(
+    ("values", "far"),
+    [
+        ([1.0, 2.0, -999.0, 3.0], -999),
+        ([np.nan, 99999.0, 420.0, 580.0], 99999),
+        ([1.0, 999.0, 998.0, 2.0], None),
+        ([1.0, 2.0, 1234.0], None),
+        ([5.0, 5.0, 999.0], None),
+        ([1.7e308, -1.7e308, 999.0], None),
+        ([999.0], None),
+        ([], None),
+    ],
+)
+def test_marks_of_missing_values_are_doubted(values: list[float], far: int | None) -> None:
+    df = pd.DataFrame({"y": values}, dtype=np.float64)
+    notes = doubt_marks(df, "y", df["y"].to_numpy())
+    assert [str(far) in note for note in notes] == [True] * (far is not None)
+    assert all(isinstance(note, Doubt) for note in notes)
+
+
+def test_a_table_with_a_column_for_each_date_is_refused() -> None:
+    table = {
+        "product": ["a", "b"],
+        "2024-01-01": [1, 2],
+        "2024-01-02": [3, 4],
+        "2024-01-03": [5, 6],
+    }
+    with pytest.raises(InputError, match=r"most columns are dates \(2024-01-03\): turn the table"):
+        layout(table)
+    assert layout(table, target="2024-01-01")[2] == ("2024-01-01",)
+
+
+def test_numbers_name_columns() -> None:
+    table = {0: ["a", "a", "b"], 1: DAYS, 2: [1, 2, 3]}
+    assert layout(table, id_column=0, timestamp_column=1, target=2)[:3] == (0, 1, (2,))
+    named = infer_layout(pd.DataFrame(table), id_column=0, timestamp_column=1, target=2)[0]
+    assert (named.id_name, named.stamp_name) == (0, 1)
+
+
+def test_ids_that_tell_most_rows_apart_are_not_enough() -> None:
+    days = pd.date_range("2024-01-01", periods=20)
+    rows = [
+        (day, sku, shop)
+        for day in days
+        for sku in "ab"
+        for shop in "xy"
+        if (day.day + ord(sku) + ord(shop)) % 3
+    ]
+    table = pd.DataFrame(rows, columns=["date", "sku", "shop"]).assign(sold=1)
+    with pytest.raises(InputError, match="only 'sku', 'shop' together name the series"):
+        layout(table)
 
 
 def test_two_columns_that_could_be_ids() -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tinytsm import frames
-from tinytsm.errors import InputError
+from tinytsm.errors import Doubt, InputError
 
 
 def read(df: pd.DataFrame, future: pd.DataFrame, horizon: int, **named: Any) -> Any:
@@ -27,7 +27,7 @@ def test_covariates_lie_on_the_grid_and_texts_are_kinds() -> None:
     future = pd.DataFrame(
         {"day": ["2024-01-06", "2024-01-05"], "hot": [False, True], "sky": ["snow", "sun"]}
     )
-    (one,), layout, _ = frames.read_frame(
+    (one,), layout, notes = frames.read_frame(
         df,
         id_column=None,
         timestamp_column="day",
@@ -37,13 +37,16 @@ def test_covariates_lie_on_the_grid_and_texts_are_kinds() -> None:
         horizon=2,
     )
     assert layout.targets == ("y",)
+    assert [note for note in notes if isinstance(note, Doubt)] == [
+        "covariate 'sky' of future_df (--future): 'snow' not in the history ('rain', 'sun'), so without effect"
+    ]
     nan = np.nan
     assert one.known is not None
     np.testing.assert_array_equal(one.values, [1, 2, nan, 4])
     # hot, rain, sun: the third day has no row, and no day of the history had snow
     np.testing.assert_array_equal(
         one.known,
-        [[0, nan, nan], [1, 0, 1], [nan] * 3, [1, 1, 0], [1, 0, 1], [0, 0, 0]],
+        [[0, nan, nan], [1, 0, 1], [nan] * 3, [1, 1, 0], [1, 0, 1], [0, nan, nan]],
     )
 
 

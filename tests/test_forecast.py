@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -187,10 +188,15 @@ def test_levels_between_and_beyond_the_trained_ones() -> None:
         ([], 5, [0.5], "inputs is empty"),
         ([["a"]], 5, [0.5], r"inputs\[0\] must hold numbers"),
         ([np.zeros((2, 2, 2))], 5, [0.5], r"must have shape \(T,\) or \(V, T\), got \(2, 2, 2\)"),
-        ([[1.0]], 0, [0.5], "prediction_length must be at least 1, got 0"),
-        ([[1.0]], 2.5, [0.5], "prediction_length must be an integer, got 2.5"),
-        ([[1.0]], 5, [1.0], "between 0 and 1, got 1.0"),
-        ([[1.0]], 5, [], "quantile_levels is empty"),
+        ([[1.0]], 0, [0.5], r"\(prediction_length\) must be a whole number of at least 1, got 0"),
+        ([[1.0]], 2.5, [0.5], "must be a whole number of at least 1, got 2.5"),
+        ([[1.0]], True, [0.5], "must be a whole number of at least 1, got True"),
+        ([[1.0]], 10**30, [0.5], "must be at most 10,000,000, got 1000000"),
+        ([[1.0]], 5, [1.0], r"quantile level 1 is outside \(0, 1\)"),
+        ([[1.0]], 5, [], "quantile levels are empty"),
+        ([[1.0, 10**400]], 5, [0.5], r"inputs\[0\] must hold numbers"),
+        ([pd.DataFrame([[1.0, 2.0]])], 5, [0.5], r"inputs\[0\] is a DataFrame, whose columns may"),
+        ([torch.eye(2).to_sparse()], 5, [0.5], r"inputs\[0\] is no plain tensor of numbers"),
         ("text", 5, [0.5], "inputs must be an array or a list of arrays, got 'text'"),
         ([1.0, 2.0], 5, [0.5], r"got \(\): put a series of its own in a list"),
         ([[[1.0], [2.0, 3.0]]], 5, [0.5], "got rows of unequal lengths"),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytsm import frames, tables
-from tinytsm.errors import InputError
+from tinytsm.errors import DataWarning, Doubt, InputError
 from tinytsm.frames import predict_frame, split_frame
 
 
@@ -125,7 +125,14 @@ def test_gaps_are_missing_values() -> None:
     one, two = series_of(df)[0]
     np.testing.assert_array_equal(one.values, [1, np.nan, 3, 4])
     np.testing.assert_array_equal(two.values, [10, 20, np.nan, 40])
-    assert series_of(df)[1] == ["frequency D", "2 of 8 steps have no row and count as missing"]
+    gaps = "2 of 8 steps have no row and count as missing, not as 0 (--fill 0, fill=0)"
+    assert series_of(df)[1] == ["frequency D", gaps]
+    assert not isinstance(series_of(df)[1][1], Doubt)
+    # most of them
+    rare = long_frame().assign(
+        timestamp=lambda table: table.timestamp.where(table.index % 4 < 3, "2024-01-31")
+    )
+    assert isinstance(series_of(rare, "D")[1][1], Doubt)
 
 
 def test_rows_that_share_a_step_are_averaged() -> None:
@@ -148,28 +155,43 @@ def test_a_frequency_coarser_than_the_rows_is_refused() -> None:
             series_of(hours, freq=freq)
 
 
-def test_each_item_has_its_own_frequency_and_short_ones_borrow_the_only_one() -> None:
-    day, month = pd.date_range("2024", periods=3), pd.date_range("2024", periods=3, freq="ME")
-    df = pd.DataFrame({"id": ["d"] * 3 + ["m"] * 3, "ds": [*day, *month], "y": range(6)})
+@pytest.mark.parametrize(
+    ("stamps", "message"),
+    [
+        (["2024-01-01"] * 3 + ["2024-01-02"] * 3, "4 of 6 rows repeat one: sum or average them first, or name the ids'"),
+        (
+            ["2024-10-27 00:00", "2024-10-27 01:00", "2024-10-27 02:00", "2024-10-27 02:00", "2024-10-27 03:00"],
+            "if the clocks went back, write both with their offset, 2024-10-27T02:00",
+        ),
+        (["2024-01-01", "2024-01-02", "2024-01-02"], "delete one of the rows, join date and hour"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_a_stamp_that_is_there_twice(stamps: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        series_of(pd.DataFrame({"ds": stamps, "y": 1.0}))
+
+
+def test_the_mean_is_a_column_where_it_is_asked_for() -> None:
     got = predict_frame(
-        Naive(), df, prediction_length=1, id_column="id", timestamp_column="ds", target="y"
+        Naive(), long_frame(), prediction_length=2, quantile_levels=[0.7], mean=True
     )
-    assert got["ds"].tolist() == [pd.Timestamp("2024-01-04"), pd.Timestamp("2024-04-30")]
-    one_more = pd.DataFrame({"id": ["s"], "ds": [pd.Timestamp("2024-05-01")], "y": [1]})
-    short = pd.concat([df[:3], one_more])
-    assert series_of(short)[0][1].timeline.future(1).tolist() == [pd.Timestamp("2024-05-02")]
-    with pytest.raises(
-        InputError, match=r"series 's': frequency cannot be inferred from 1 row\(s\); give --freq"
-    ):
-        series_of(pd.concat([df, one_more]))
+    assert list(got)[3:] == ["predictions", "mean", "0.7"]
+    assert got["mean"].tolist() == [104.0, 204.0, 140.0, 240.0]
 
 
-def test_a_short_series_borrows_the_middle_of_months() -> None:
-    days = pd.date_range("2023-01-01", periods=15, freq="MS") + pd.Timedelta(days=14)
-    df = pd.DataFrame({"id": ["a"] * 13 + ["b"] * 2, "ds": days, "y": range(15)})
-    series, notes = series_of(df)
-    assert notes[0] == "frequency MS"
-    assert [str(t.date()) for t in series[1].timeline.future(2)] == ["2024-04-15", "2024-05-15"]
+def test_a_future_below_the_history_is_said() -> None:
+    df = pd.concat(
+        [
+            long_frame(),
+            long_frame().assign(
+                timestamp=lambda t: t.timestamp + pd.Timedelta(days=4), target=np.nan
+            ),
+        ]
+    )
+    with pytest.warns(DataWarning, match="the newest 4 steps of every series are empty"):
+        predict_frame(Naive(), df, prediction_length=1)
+    # of some alone, and of one step, nothing need be said
+    predict_frame(Naive(), df[df.item_id.eq("a") | df.target.notna()], prediction_length=1)
 
 
 def test_one_row_with_a_frequency() -> None:

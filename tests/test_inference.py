@@ -26,7 +26,6 @@ from tinytsm.options import Strategy
 SMALL = ModelConfig(
     d_model=32, n_heads=2, d_ff=64, n_layers=3, head_rank=16, context_patches=32, horizon_patches=4
 )
-EPS = 2.0**-52
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ class Continue(Forward):
 @pytest.mark.parametrize("steps", [40, 41, 45])
 def test_phases_interleave_to_the_steps_that_follow(stride: int, length: int, steps: int) -> None:
     # a counter: phase by phase it is again one, of larger steps, so the next steps are known exactly
-    item = Item(np.arange(float(steps))[None], EPS)
+    item = Item(np.arange(float(steps))[None])
     ((quantiles, mean),) = forecast_items(
         [item], length, forward=Continue(), strategy=Strategy((stride,), symmetry=False)
     )
@@ -71,7 +70,7 @@ def test_phases_interleave_to_the_steps_that_follow(stride: int, length: int, st
 
 
 def test_phases_see_what_the_definition_says() -> None:
-    item = Item(np.arange(10.0)[None], EPS)
+    item = Item(np.arange(10.0)[None])
     # phase r ends at step T - r and has spacing s; the one that forecasts the nearest step first
     ends = [query.values[0].tolist() for query in phases(item, 4, 100)]
     assert ends == [[2, 6], [3, 7], [0, 4, 8], [1, 5, 9]]
@@ -159,7 +158,7 @@ def test_companions_stand_beside_a_series_and_are_not_forecast(rng: np.random.Ge
     pair = rng.normal(size=(2, 50))
     forward = Record()
     forecasts = forecast_items(
-        [Item(season[None] * 1e300, EPS), Item(pair, EPS)],
+        [Item(season[None] * 1e300), Item(pair)],
         5,
         forward=forward,
         strategy=Strategy((1,), symmetry=False, augment=True),
@@ -179,7 +178,7 @@ def test_phases_of_companions_are_those_of_all_steps() -> None:
     # made before the series is cut into phases: the change is that of one step, not of four
     forward = Record()
     strategy = Strategy((4,), symmetry=False, augment=True)
-    forecast_items([Item(np.arange(80.0)[None], EPS)], 4, forward=forward, strategy=strategy)
+    forecast_items([Item(np.arange(80.0)[None])], 4, forward=forward, strategy=strategy)
     assert [query.values.shape for query in forward.queries] == [(4, 20)] * 4
     step = np.diff(forward.queries[0].values[1])
     assert np.allclose(forward.queries[0].values[2][1:] * 4, step[-1])
@@ -207,15 +206,16 @@ def test_augmentation_changes_the_forecast_and_keeps_its_contract(
     ("steps", "length", "period", "strides"),
     [
         (10**6, 63, 24, (1,)),  # near horizons gain nothing
-        (10**6, 64, 0, (1, 4, 8)),
-        (10**6, 64, 32, (1, 4, 8)),
+        (10**6, 64, 0, (1, 8)),
+        (10**6, 64, 32, (1, 8)),
         (10**6, 64, 24, (1, 4)),  # 24 / 8 = 3 steps say little of a period
         (10**6, 64, 7, (1,)),  # 7 would be aliased
         (10**6, 64, 2, (1,)),
-        (8 * 512, 64, 0, (1, 4, 8)),
+        (8 * 512, 64, 0, (1, 8)),
         (8 * 512 - 1, 64, 0, (1, 4)),
         (4 * 512 - 1, 64, 0, (1,)),
-        (10**6, 129, 0, (4, 8)),  # one pass does not reach
+        (10**6, 129, 0, (8,)),  # one pass does not reach
+        (10**6, 129, 24, (4,)),
         (100, 129, 0, (1,)),
     ],
 )
@@ -235,11 +235,11 @@ def test_the_rule_finds_the_period(forecaster: TinyTSM, rng: np.random.Generator
 
 
 def test_a_period_does_not_depend_on_the_items_beside(rng: np.random.Generator) -> None:
-    items = [Item(rng.normal(size=(v, n)).cumsum(1), EPS) for v in (1, 1, 1, 3) for n in (9, 4000)]
-    items += [Item(5 * np.sin(np.arange(4000.0) * 2 * np.pi / p)[None], EPS) for p in (7, 24, 50)]
+    items = [Item(rng.normal(size=(v, n)).cumsum(1)) for v in (1, 1, 1, 3) for n in (9, 4000)]
+    items += [Item(5 * np.sin(np.arange(4000.0) * 2 * np.pi / p)[None]) for p in (7, 24, 50)]
     gappy = items[-1].values.copy()
     gappy[0, 3030:3040] = np.nan
-    items.append(Item(gappy, EPS))
+    items.append(Item(gappy))
     by_rule, augmented = (
         Strategy(None, symmetry=False),
         Strategy((1,), symmetry=False, augment=True),
@@ -262,7 +262,7 @@ def test_a_season_that_is_nearly_a_calendars_comes_out(
     cycle: int, rng: np.random.Generator
 ) -> None:
     season = np.sin(2 * np.pi * np.arange(1000) / cycle)
-    item = Item((season + 0.05 * rng.normal(size=1000))[None], EPS)
+    item = Item((season + 0.05 * rng.normal(size=1000))[None])
     forward = Record()
     strategy = Strategy((1,), symmetry=False, adjust=True)
     forecast_items([item], 5, forward=forward, strategy=strategy)
@@ -275,7 +275,7 @@ def test_shapes_hold_the_span() -> None:
     forward = Forward(Model(SMALL), device=torch.device("cpu"), batch_size=None, symmetric=False)
 
     def tokens(span: int, length: int = 1) -> int:
-        return forward.shape(Query(np.zeros((1, span)), EPS, length, span)).tokens
+        return forward.shape(Query(np.zeros((1, span)), length, span)).tokens
 
     assert [tokens(n) for n in (1, 512, 513, 1024, 10**6)] == [16, 16, 32, 32, 32]
     # missing tokens after the context count too

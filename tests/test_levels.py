@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from tests.test_inference import EPS, Record
+from tests.test_inference import Record
 from tinytsm import TinyTSM, inference
 from tinytsm.inference import forecast_items
 from tinytsm.inputs import Item
@@ -91,7 +91,7 @@ def test_means_are_forecast_where_enough_was_seen(
         forward.config = miniature.config  # patches of 8 steps
         x = np.tile(rng.normal(size=12), periods) + 0.1 * rng.normal(size=12 * periods)
         strategy = Strategy((1,), symmetry=False, adjust=True)
-        forecast_items([Item(x[None], EPS)], length, forward=forward, strategy=strategy)
+        forecast_items([Item(x[None])], length, forward=forward, strategy=strategy)
         return [(query.values.shape[1], query.length) for query in forward.queries]
 
     # as it is, without its season, and the means of eight periods, a patch of them

@@ -199,6 +199,21 @@ def test_seasonal_naive_by_hand():
     assert quantiles[:, 1] - point == pytest.approx(width * np.sqrt([1, 1, 2, 2, 3]))
 
 
+def test_the_largest_values_have_scores():
+    context = np.array([1e200, -1e200, 2e200, 5e199] * 9)
+    quantiles, point = seasonal_naive(context, horizon=4, season=4)
+    assert (quantiles == point[:, None]).all()
+    wide, _ = seasonal_naive(1.7e308 * (-1.0) ** np.arange(9), horizon=3, season=3)
+    assert np.isfinite(wide).all() and (wide[:, -1] > wide[:, 0]).all()
+    small, _ = seasonal_naive(context / 1e200, horizon=4, season=3)
+    large, _ = seasonal_naive(context, horizon=4, season=3)
+    np.testing.assert_allclose(large / 1e200, small, rtol=1e-14)
+    scores = Scores()
+    scores.update(np.full((1, 4), 1e200), quantiles=np.zeros((1, 4, 9)), mean=np.zeros((1, 4)))
+    result = scores.result()
+    assert result["mse"] is None and result["mae"] == pytest.approx(1e200)
+
+
 def test_seasonal_naive_of_gaps_and_short_contexts():
     assert seasonal_naive([1.0, 2.0, NAN], horizon=3, season=2)[1].tolist() == [2, 2, 2]
     quantiles, point = seasonal_naive([1.0, NAN, 4.0], horizon=2, season=4)

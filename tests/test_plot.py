@@ -1,5 +1,6 @@
 """Pictures: what is drawn where, and that the caller's matplotlib stays as it was."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -83,6 +84,25 @@ def test_what_the_lines_say(monkeypatch: pytest.MonkeyPatch) -> None:
     assert axes.get_title(loc="left") == "load"
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend == ["history", "median", "80 %", "60 %", "40 %", "20 %"]
+
+
+def test_each_of_several_forecasts_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = drawn(monkeypatch)
+    median = np.arange(6.0)
+    one = dataclasses.replace(
+        panel(pd.RangeIndex(20), np.arange(20.0)),
+        future=pd.RangeIndex(14, 20),
+        median=median,
+        quantiles=median[:, None] + np.asarray(LEVELS) - 0.5,
+        starts=median % 3 == 0,
+    )
+    fan_chart("p.png", [one, dataclasses.replace(one, starts=np.ones(6, bool))])
+    first, second, _, _, line = figures[0].axes[0].lines
+    assert (first.get_xdata(), second.get_xdata()) == ([14, 14], [17, 17])
+    np.testing.assert_array_equal(line.get_ydata(), [np.nan, 0, 1, 2, np.nan, 3, 4, 5])
+    # of one step each they are one line
+    *_, line = figures[0].axes[1].lines
+    assert line.get_ydata().tolist() == median.tolist()
 
 
 def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:

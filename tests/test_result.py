@@ -69,13 +69,23 @@ def test_what_is_missing_is_missing_in_any_container(miniature: TinyTSM, x: Any)
     pd.testing.assert_frame_equal(miniature.impute(x), miniature.impute(SERIES))
 
 
-def test_one_column_is_its_array(miniature: TinyTSM) -> None:
-    # whose dtype says how exact it is
-    column = pd.Series(1e6 + np.sin(np.arange(40.0)), dtype="float32")
-    wanted = miniature.forecast(column.to_numpy(), 3)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_few_digits_are_digits(miniature: TinyTSM, dtype: str) -> None:
+    column = torch.tensor(1e3 + 5 * np.sin(np.arange(40.0)), dtype=getattr(torch, dtype))
+    wanted = miniature.forecast(column.double().numpy(), 3)
+    assert wanted.interval(0.8)[1][0] > wanted.interval(0.8)[0][0]
     np.testing.assert_array_equal(miniature.forecast(column, 3).quantiles, wanted.quantiles)
-    exact = miniature.forecast(list(column), 3)
-    assert not np.array_equal(exact.quantiles, wanted.quantiles)
+    # NumPy has no bfloat16
+    if dtype != "bfloat16":
+        one = miniature.forecast(pd.Series(column.numpy()), 3)
+        np.testing.assert_array_equal(one.quantiles, wanted.quantiles)
+
+
+def test_levels_of_other_types(miniature: TinyTSM) -> None:
+    levels: Any = np.array([0.1, 0.5, 0.9], np.float32)
+    forecast = miniature.forecast(SERIES, 3, levels)
+    assert forecast.levels == (0.1, 0.5, 0.9)
+    assert np.shape(forecast.interval(0.8)) == (2, 3)
 
 
 def test_a_tensor_that_is_learnt_is_read(miniature: TinyTSM) -> None:
@@ -123,7 +133,7 @@ def test_errors(miniature: TinyTSM, x: object, message: str) -> None:
 @pytest.mark.parametrize("levels", [0.5, None, "median"])
 def test_levels_that_are_none(miniature: TinyTSM, levels: Any) -> None:
     for call in (miniature.forecast, miniature.predict_quantiles):
-        with pytest.raises(ValueError, match=f"quantile_levels must be numbers .*, got {levels!r}"):
+        with pytest.raises(ValueError, match=f"quantile levels must be numbers .*, got {levels!r}"):
             call([[1.0, 2.0]], 2, levels)
 
 

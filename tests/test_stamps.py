@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tinytsm.errors import InputError
-from tinytsm.stamps import parse_stamps
+from tinytsm.stamps import looks_like_dates, parse_stamps
 
 
 def parse(*values: object) -> tuple[list[str], str | None]:
@@ -50,7 +50,69 @@ def test_texts_that_are_dates() -> None:
     assert parse("2024-01-01T00:00Z")[0] == ["2024-01-01 00:00:00+00:00"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [
+        ("01-Jan-24", "02-Jan-24", "2024-01-02"),
+        ("01.2024", "02.2024", "2024-02-01"),
+        ("2018M01", "2018M02", "2018-02-01"),
+        ("2018-M1", "2018-M2", "2018-02-01"),
+        ("Q1 2015", "Q2 2015", "2015-04-01"),
+        ("Q1-2015", "Q2-2015", "2015-04-01"),
+        ("2015 Q1", "2015 Q2", "2015-04-01"),
+        ("2020-W53", "2021-W01", "2021-01-04"),
+        ("2023W01", "2023W02", "2023-01-09"),
+        ("01.02.2024 00:00 - 01.02.2024 01:00", "01.02.2024 01:00 - 01.02.2024 02:00", "2024-02-01 01:00:00"),
+    ],
+)  # fmt: skip
+def test_periods_begin_with_their_first_day(first: str, second: str, wanted: str) -> None:
+    assert looks_like_dates(pd.Series([first, second]))
+    assert parse(first, second)[0][1] == str(pd.Timestamp(wanted))
+
+
+def test_a_week_that_a_year_does_not_have_is_refused() -> None:
+    with pytest.raises(InputError, match="'2023-W52' is not a date"):
+        parse("2023-W52", "2023-W53")
+
+
+def test_a_month_and_two_digits() -> None:
+    for texts in (("Nov 23", "Dec 23", "Jan 24"), ("Oct-23", " Dec-23", "Jan-24")):
+        assert looks_like_dates(pd.Series(texts))
+        stamps, note = parse(*texts)
+        assert stamps[2] == "2024-01-01 00:00:00"
+        assert note is not None and "read as month and year" in note
+    # days of one month, or no months at all
+    for others in (["Jan 18", "Jan 19", "Jan 20"], ["Sales 18", "Sales 19"], ["18-Jan", "19-Jan"]):
+        assert not looks_like_dates(pd.Series(others))
+
+
+def test_months_of_one_year_need_a_name() -> None:
+    months = [202401, 202402, 202403]
+    named, _ = parse_stamps(pd.Series(months, name="Month"), str)
+    assert str(named[2]) == "2024-03-01 00:00:00"
+    other, _ = parse_stamps(pd.Series(months, name="step"), str)
+    assert other.tolist() == months
+
+
+@pytest.mark.parametrize("kind", ["object", "arrow", "python"])
+def test_a_zone_survives_in_columns_that_are_not_numpys(kind: str) -> None:
+    # summer time begins within
+    stamps = pd.Series(pd.date_range("2024-03-25", periods=12, tz="Europe/Berlin"), name="ds")
+    column = stamps.astype(object)
+    if kind == "python":
+        column = pd.Series([stamp.to_pydatetime() for stamp in stamps], dtype=object, name="ds")
+    if kind == "arrow":
+        arrow = pytest.importorskip("pyarrow")
+        column = stamps.astype(pd.ArrowDtype(arrow.timestamp("us", "Europe/Berlin")))
+    index, note = parse_stamps(column, str)
+    assert note is None
+    assert index.equals(pd.DatetimeIndex(stamps).as_unit("ns"))
+
+
 def test_day_first_is_seen_or_said() -> None:
+    # at the end of the text, too
+    hours = [f"{hour:02}:00 {day:02}.03.2024" for day in range(1, 11) for hour in range(24)]
+    assert parse(*hours)[0][-1] == "2024-03-10 23:00:00"
     # the fourteenth month does not exist
     assert parse("01/02/2024", "14/02/2024") == (
         ["2024-02-01 00:00:00", "2024-02-14 00:00:00"],

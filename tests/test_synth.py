@@ -325,6 +325,25 @@ def test_changed_sources_drop_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     assert not index.exists()
 
 
+def test_without_a_place_for_the_cache_items_are_made(tmp_path: Path) -> None:
+    """Neither beside the sources nor at home: a folder of the process's own, which goes with it."""
+    code = (
+        "from numba.core import caching\n"
+        "kinds = caching.CacheImpl._locator_classes\n"
+        "caching.CacheImpl._locator_classes = [one for one in kinds if 'UserProvided' in one.__name__]\n"
+        "from tinytsm.synth import compiled, philox\n"
+        "print(compiled._probe(), compiled._probe.stats.cache_path)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | {
+        "TMPDIR": str(tmp_path)
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[:1] == ["0"], done.stderr
+    assert done.stdout.split()[1].startswith(str(tmp_path)) and not list(tmp_path.iterdir())
+
+
 # Trends
 
 

@@ -195,6 +195,22 @@ def test_a_finished_file_is_left_and_another_is_not_overwritten(tmp_path: Path) 
     assert path.read_text() == "not ours"
 
 
+def test_what_a_finished_call_left_behind_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "made.parquet"
+    with monkeypatch.context() as context:
+        context.setattr(synthesize.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, REQUEST)
+    assert len(list(tmp_path.iterdir())) == 2
+    write(path, REQUEST)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_start_of_another_request_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "series.parquet"
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytsm.errors import InputError
-from tinytsm.tables import read_table
+from tinytsm.tables import is_text, read_table
 
 
 def read(tmp_path: Path, content: str | bytes, name: str = "t.csv") -> pd.DataFrame:
@@ -42,6 +42,47 @@ def test_excels_mark_of_the_separator_is_no_header(tmp_path: Path, newline: str)
 def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
     frame = read(tmp_path, 'id,y\n\na,1\n"b\nb",2\n   \nc,3\n')
     assert frame.index.tolist() == [3, 4, 7]
+
+
+def test_an_empty_line_of_one_column_is_a_missing_value(tmp_path: Path) -> None:
+    frame = read(tmp_path, "\nvalue\n1\n\n3\n\n5\n\n\n")
+    assert frame["value"].fillna(0).tolist() == [1, 0, 3, 0, 5]
+    assert frame.index.tolist() == [3, 4, 5, 6, 7]
+    # as Python writes it on Windows, and a blank in the last line
+    for text in ("value\r\r\n1\r\r\n2\r\r\n", "value\n1\n2\n \n"):
+        assert read(tmp_path, text)["value"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_numbers_with_decimal_commas(tmp_path: Path, separator: str) -> None:
+    lines = ("day,price,sold,kind", "1,1.234x50,7,a", "2,-0x5,,b", "3,,2x25,a", "4,3,1,c")
+    text = "\n".join(lines).replace(",", separator).replace("x", ",")
+    frame = read(tmp_path, text)
+    assert frame["price"].fillna(0).tolist() == [1234.5, -0.5, 0, 3]
+    assert frame["sold"].fillna(0).tolist() == [7, 0, 2.25, 1]
+    assert frame["kind"].tolist() == ["a", "b", "a", "c"]
+    # where commas separate fields, or may set off thousands, they are none
+    assert is_text(read(tmp_path, f"a{separator}b\n1,250{separator}1\n2,500{separator}2\n")["a"])
+
+
+def test_months_with_a_point_are_no_fractions(tmp_path: Path) -> None:
+    assert read(tmp_path, "m;y\n01.2024;1\n02.2024;2\n")["m"].tolist() == ["01.2024", "02.2024"]
+    assert read(tmp_path, "m;y\n1.2024;1\n13.2024;2\n")["m"].tolist() == [1.2024, 13.2024]
+
+
+def test_a_point_that_may_set_off_thousands_is_refused(tmp_path: Path) -> None:
+    message = "t.csv, line 3, column 'y': 1.103 beside 988 may be a thousand or a fraction; write 1103, or 1.1030"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "a;y\n1;988\n2;1.103\n3;2.250\n4;7\n")
+    # fractions of one, other numbers of digits, nothing that goes on beyond hundreds, and other signs between fields
+    for text in (
+        "a;y\n1;0.988\n2;1\n",
+        "a;y\n1;988\n2;1.13\n",
+        "a;y\n1;5\n2;2.125\n",
+        "a,y\n1,988\n2,1.103\n",
+        "a\ty\n1\t988\n2\t1.103\n",
+    ):
+        assert read(tmp_path, text)["y"].dtype == float
 
 
 def test_numbers_keep_all_their_bits(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ import pandas as pd
 from tinytsm.columns import Layout
 from tinytsm.config import QUANTILES
 from tinytsm.errors import InputError
-from tinytsm.frames import Series, check_count
+from tinytsm.frames import Series
+from tinytsm.inputs import check_count
 from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster

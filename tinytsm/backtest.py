@@ -20,12 +20,11 @@ from tinytsm.errors import Doubt, InputError
 from tinytsm.frames import (
     Series,
     ask,
-    check_count,
-    check_horizon,
     check_quantiles,
     newest_steps,
     warn_of_doubts,
 )
+from tinytsm.inputs import check_count, check_horizon
 from tinytsm.panel import head_columns, split
 from tinytsm.plot import Panel
 from tinytsm.result import Forecaster
@@ -34,6 +33,7 @@ from tinytsm.result import Forecaster
 _AT_ONCE = 256
 # the interval whose coverage is reported
 _LOW, _HIGH = 0.1, 0.9
+_SCORES = ("mase", "crps", "mae", "mse")
 # of frequencies of which gluonts, and so `metrics.season_length`, knows none
 _SEASONS = {"D": 7, "SMS-15": 24, "SME-15": 24}
 
@@ -74,6 +74,7 @@ def backtest(
     timestamp_column: str | None = "timestamp",
     target: str | list[str] | None = "target",
     freq: str | int | None = None,
+    fill: float | None = None,
     covariates: Sequence[str] = (),
 ) -> Backtest:
     """Backtest on a frame, read as `predict_df` reads it, or on arrays.
@@ -87,7 +88,7 @@ def backtest(
     """
     series, layout = split(
         data, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq,
-        covariates=covariates,
+        fill=fill, covariates=covariates,
     )  # fmt: skip
     horizon = check_horizon(horizon)
     planned, notes = plan(
@@ -182,7 +183,8 @@ def plan(
     for i, one in enumerate(series):
         seen = ~np.isnan(one.values)
         newest = len(one.values) - horizon
-        origins = range(newest - step * (windows - 1), newest + 1, step)
+        oldest = max(newest - step * (windows - 1), newest % step)
+        origins = range(oldest, newest + 1, step)
         usable = [
             Window(i, origin)
             for origin in origins
@@ -266,6 +268,7 @@ def panels(series: list[Series], result: Backtest, layout: Layout) -> list[Panel
                 median=kept["predictions"].to_numpy(),
                 quantiles=kept[levels].to_numpy(),
                 levels=[float(c) for c in levels],
+                starts=~kept["cutoff"].duplicated().to_numpy(),
             )
         )
     return drawn
@@ -276,14 +279,12 @@ def _score_table(ours: metrics.Scores, naive: metrics.Scores, windows: int) -> p
     for name, total in (("TinyTSM", ours), ("seasonal naive", naive)):
         result = total.result()
         inside = result["below"][str(_HIGH)] - result["below"][str(_LOW)]
-        rows[name] = {key: result[key] for key in ("mase", "crps", "mae", "mse")} | {
+        rows[name] = {key: result[key] for key in _SCORES} | {
             "coverage_80": inside,
             "windows": windows,
         }
-    table = pd.DataFrame.from_dict(rows, orient="index").astype({"windows": int})
-    ratio = {
-        key: metrics.relative(rows["TinyTSM"][key], rows["seasonal naive"][key])
-        for key in ("mase", "crps", "mae", "mse")
-    }
-    table.loc["relative", list(ratio)] = [np.nan if v is None else v for v in ratio.values()]
-    return table.astype({"mase": float, "crps": float}).rename_axis("forecaster")
+    # a score that there is none of is NaN
+    table = pd.DataFrame.from_dict(rows, orient="index").astype(dict.fromkeys(_SCORES, float))
+    ratio = [metrics.relative(rows["TinyTSM"][key], rows["seasonal naive"][key]) for key in _SCORES]
+    table.loc["relative", list(_SCORES)] = np.array(ratio, np.float64)
+    return table.rename_axis("forecaster")

@@ -4,8 +4,9 @@ A table is *long* (id, time stamp, one or more target columns) or *wide* (one ti
 a series). `infer_layout` finds the roles that the user did not name, and says what it guessed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,13 @@ from tinytsm.tables import ID_NAMES, is_text
 
 _TIME_NAMES = ("timestamp", "date", "datetime", "ds", "time", "year")
 _TARGET_NAMES = ("target", "y", "value", "values")
+# Numbers as people write them.
+_NUMBER = r"\s*[-+(]?[$€£]?\s*\d{1,3}(\d*|([.,']\d{3})*)([.,]\d+)?\s*[%$€£)]?\s*"
+# What some write where a value is missing, and how many ranges of the other values it is away from them.
+_MARKS, _FAR = (999.0, 9999.0, 99999.0, 999999.0), 5
 # Columns of results, which ids and time stamps stand beside.
 _RESULTS = (
-    "target_name", "predictions", "cutoff", "actual", "value", "imputed", "z", "probability", "anomaly",
+    "target_name", "predictions", "mean", "cutoff", "actual", "value", "imputed", "z", "probability", "anomaly",
 )  # fmt: skip
 
 
@@ -34,32 +39,37 @@ class Layout:
     @property
     def id_name(self) -> str:
         """The ids' column in a result."""
-        return self.id_column or "item_id"
+        return "item_id" if self.id_column is None else self.id_column
 
     @property
     def stamp_name(self) -> str:
         """The time stamps' column in a result."""
-        return self.timestamp_column or "timestamp"
+        return "timestamp" if self.timestamp_column is None else self.timestamp_column
 
 
 def infer_layout(
     df: pd.DataFrame,
     *,
-    id_column: str | None = None,
-    timestamp_column: str | None = None,
-    target: str | Sequence[str] | None = None,
+    id_column: Any = None,
+    timestamp_column: Any = None,
+    target: Any = None,
     covariates: Sequence[str] = (),
 ) -> tuple[Layout, list[str]]:
     """Find the columns that were not named; returns the layout and notes on what was guessed.
 
-    covariates: columns that are no targets; those that turn out to be ids, stamps or row numbers are no covariates either.
+    id_column, timestamp_column: a label. target: one, or several. covariates: columns that are no targets; those that turn
+        out to be ids, stamps or row numbers are no covariates either.
     Raises InputError where a named column is absent, a name is there twice or no number column is left.
     """
     if df.columns.has_duplicates:
         twice = df.columns[df.columns.duplicated()][0]
         raise InputError(f"column {twice!r} appears twice; rename or drop one of the two")
     notes: list[str] = []
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    # a label may be a number too, as frames made of arrays have them
+    if target is None:
+        target = ()
+    several = isinstance(target, Iterable) and not isinstance(target, str)
+    targets: tuple[Any, ...] = tuple(target) if several else (target,)
     for column, role in (
         (id_column, "ids"),
         (timestamp_column, "time stamps"),
@@ -82,7 +92,9 @@ def infer_layout(
     if timestamp_column is None:
         timestamp_column = _find_stamps(df, free)
         if timestamp_column is None:
-            notes.append("no time stamp column found: rows are numbered 0, 1, 2, ...")
+            if not targets:
+                _check_not_transposed(df)
+            notes.append(_no_stamps(df, [c for c in free if c not in covariates]))
         else:
             free.remove(timestamp_column)
     if id_column is None:
@@ -155,6 +167,28 @@ def _find_stamps(df: pd.DataFrame, free: list[str]) -> str | None:
     )
 
 
+def _no_stamps(df: pd.DataFrame, free: list[str]) -> str:
+    """What is said where no column holds dates; a doubt where texts with digits in every row may be some."""
+    note = "no time stamp column found: rows are numbered 0, 1, 2, ..."
+    for column in free:
+        texts = df[column].dropna().astype(str)
+        if is_text(df[column]) and texts.str.contains(r"\d").all() and texts.nunique() > 2:
+            return Doubt(
+                f"{note} in their order; if column {str(column)!r} ({texts.iloc[0][:40]!r}) holds their dates, write them as "
+                "2024-01-31"
+            )
+    return note
+
+
+def _check_not_transposed(df: pd.DataFrame) -> None:
+    names = pd.Series([str(c) for c in df.columns[1:]])
+    if len(names) > 1 and not names.str.fullmatch(r"\d+").any() and looks_like_dates(names):
+        raise InputError(
+            f"most columns are dates ({names.iloc[-1]}): turn the table, so that each row is a date (df.set_index(...).T in "
+            "pandas), or name the columns to forecast with --target (target=)"
+        )
+
+
 def _find_ids(
     df: pd.DataFrame, free: list[str], timestamp_column: str | None, notes: list[str]
 ) -> str | None:
@@ -171,8 +205,11 @@ def _find_ids(
     # a series has each time stamp once, but for a mistake or two: a column where most are there again names something else
     stamps = timestamp_column
     words = [c for c in texts if c not in clocks]
-    texts = [c for c in words if df.duplicated([c, stamps]).mean() < 0.5]
-    if not texts and len(words) > 1 and not df.duplicated([*words, stamps]).any():
+    repeats = {c: df.duplicated([c, stamps]).mean() for c in words}
+    texts = [c for c in words if repeats[c] < 0.5]
+    # of two columns that together tell all rows apart neither is the ids
+    alone = [c for c in words if repeats[c] < 0.02]
+    if not alone and len(words) > 1 and not df.duplicated([*words, stamps]).any():
         # without those that the others do without
         for one in words[:]:
             others = [c for c in words if c != one]
@@ -217,7 +254,21 @@ def _find_targets(
         raise InputError("no number column to forecast; the table needs a column of numbers")
     if unused:
         notes.append(f"columns that hold no numbers are left out: {', '.join(map(str, unused))}")
+        notes += [Doubt(words) for column in unused if (words := _like_numbers(df, column))]
     return targets
+
+
+def _like_numbers(df: pd.DataFrame, column: str) -> str:
+    """Words on a column of texts that are numbers to a person, such as 1.234,5 or 12 %; none for any other."""
+    if df[column].dtype.kind != "O" and not isinstance(df[column].dtype, pd.StringDtype):
+        return ""
+    given = df[column].notna()
+    texts = df[column].astype(str)
+    found = given & texts.str.fullmatch(_NUMBER) & pd.to_numeric(texts, errors="coerce").isna()
+    if 2 * found.sum() <= given.sum():
+        return ""
+    row = int(np.flatnonzero(found)[0])
+    return f"{place(df, row)}, column {str(column)!r}: {texts.iloc[row]!r} is not read as a number; write it as 1234.5"
 
 
 def _first_text(df: pd.DataFrame, column: str) -> tuple[str, str]:
@@ -242,7 +293,10 @@ def numbers(df: pd.DataFrame, column: str) -> np.ndarray:
         raise InputError(f"{label} holds {given.dtype}, not numbers; name another target column")
     if isinstance(given.dtype, pd.CategoricalDtype):
         given = given.astype(object)
-    values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    try:
+        values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{label} holds {given.dtype} that cannot be read ({error})") from None
     wrong = np.isnan(values) & given.notna().to_numpy()
     if wrong.any():
         # a cell of blanks is an empty cell; a float NaN is missing whatever the column's type
@@ -260,3 +314,24 @@ def numbers(df: pd.DataFrame, column: str) -> np.ndarray:
             f"{place(df, row)}, {label}: the value is infinite; correct it, or leave it empty"
         )
     return values
+
+
+def doubt_marks(df: pd.DataFrame, column: str, values: np.ndarray) -> list[str]:
+    """A doubt where (rows,) numbers of a column hold what marks missing values elsewhere, far from all others."""
+    marks = np.isin(np.abs(values), _MARKS)
+    others = values[~marks & ~np.isnan(values)]
+    if not marks.any() or not len(others):
+        return []
+    low, high = others.min(), others.max()
+    # halved, because the largest numbers have no difference
+    beyond = np.maximum(values / 2 - high / 2, low / 2 - values / 2)
+    far = marks & (beyond / _FAR > high / 2 - low / 2)
+    if not far.any() or low == high:
+        return []
+    row = int(np.flatnonzero(far)[0])
+    return [
+        Doubt(
+            f"{place(df, row)}, column {str(column)!r}: {values[row]:g} is far from all other values ({int(far.sum()):,} of "
+            f"{len(values):,} rows are); leave it empty if it marks a missing value"
+        )
+    ]

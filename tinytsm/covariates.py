@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tinytsm.columns import Layout, numbers, place
-from tinytsm.errors import InputError
+from tinytsm.errors import Doubt, InputError
 from tinytsm.stamps import parse_stamps, stamp_text
 from tinytsm.tables import is_text
 
@@ -53,12 +53,14 @@ def check_roles(future: pd.DataFrame, layout: Layout) -> None:
 
 def encode(
     df: pd.DataFrame, names: Sequence[str], future: pd.DataFrame | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Covariates as numbers, NaN where missing: (rows, C) of the history and of the future, None where there is none.
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Covariates as numbers, NaN where missing: (rows, C) of the history and of the future, None where there is none; and
+    notes.
 
-    A column of texts becomes one for each text of the history, 1 where it stands. Raises InputError for dates, infinities,
-    text among numbers and too many texts.
+    A column of texts becomes one for each text of the history, 1 where it stands; a text that only the future has counts as
+    missing. Raises InputError for dates, infinities, text among numbers and too many texts.
     """
+    notes: list[str] = []
     tables = [df] if future is None else [df, future]
     encoded: list[list[np.ndarray]] = [[] for _ in tables]
     for name in names:
@@ -70,15 +72,23 @@ def encode(
         texts = column.dropna().astype(str).unique()
         if len(texts) > _MOST_TEXTS:
             raise InputError(
-                f"covariate {name!r} has {len(texts)} different texts, more than {_MOST_TEXTS}; leave it out, or "
-                "give fewer kinds"
+                f"covariate {name!r} has {len(texts)} different texts, more than {_MOST_TEXTS}, such as {texts[0]!r:.40}; "
+                "leave it out, give fewer kinds, or write numbers as 1234.5"
             )
         for table, columns in zip(tables, encoded, strict=True):
-            missing = table[name].isna().to_numpy()
-            own = table[name].astype(str).to_numpy()
-            columns += [np.where(missing, np.nan, own == text) for text in texts]
+            own = table[name].astype(str)
+            given = table[name].notna()
+            known = given & own.isin(texts)
+            columns += [np.where(known, own == text, np.nan) for text in texts]
+            if new := sorted(set(own[given & ~known])):
+                listed, seen = (", ".join(map(repr, some[:5])) for some in (new, list(texts)))
+                notes.append(
+                    Doubt(
+                        f"covariate {name!r} of {FUTURE}: {listed} not in the history ({seen}), so without effect"
+                    )
+                )
     past, *coming = (np.stack(columns, 1) for columns in encoded)
-    return past, coming[0] if coming else None
+    return past, coming[0] if coming else None, notes
 
 
 def _numbers(table: pd.DataFrame, name: str, *, ours: bool) -> np.ndarray:

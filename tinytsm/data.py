@@ -4,8 +4,6 @@ A batch is a pure function of (settings, batch number), so the stream's whole st
 jitted and holds no interpreter lock; on CUDA the buffers are pinned and copied on a side stream.
 """
 
-import functools
-import math
 import queue
 import threading
 import time
@@ -13,35 +11,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
-import numba
-import numpy as np
 import torch
 from torch import Tensor
 
 from tinytsm.config import STRETCHES, TOKEN_MULTIPLE, ModelConfig, TrainConfig
-from tinytsm.synth import dispatch, philox
-from tinytsm.synth.generator import fill_prepared
+from tinytsm.synth import dispatch, philox, windows
 from tinytsm.synth.mixture import MIXTURE_VERSION
 
-# What a seed's batches are: another one wherever the mixture or this module changes them.
+# What a seed's batches are: another one wherever the mixture, `synth.windows` or this module changes them.
 BATCHES_VERSION = f"{MIXTURE_VERSION}.1"
-# Sub-streams of this module; the generator's own purposes are small numbers.
-_WINDOW, _BUCKET = 1_000_001, 1_000_002
+# A sub-stream of this module, beside that of `synth.windows`; the generator's own purposes are small numbers.
+_BUCKET = 1_000_002
 # Item indices of one batch start here times its number, so no two batches share an item.
 _ITEMS_APART = 1 << 20
 # Variates of an item on the multivariate steps.
 _VARIATES = 4
-# Longest run of hidden patches, and the largest share hidden (contiguous patch masking as in TiRex and Toto 2.0; runs
-# as long as the horizon, because forecasts beyond it append that many missing tokens).
-_LONGEST_RUN, _MOST_HIDDEN = 24, 0.4
-# Patches that a history must have for any to be hidden.
-_LEAST_MASKED = 4
 # Share of contexts of less than three patches, and on the steps for short contexts.
 _BRIEF_SHARE, _BRIEF_SHARE_SHORT = 0.15, 0.45
-# Share of short records whose values are held.
-_HELD_SHARE = 0.3
-# A target further out than this many powers of the context's range is a runaway and is not scored.
-_RUNAWAY = 1e18
 
 
 class Bucket(NamedTuple):
@@ -68,146 +54,9 @@ class GeneratorError(RuntimeError):
     """A batch could not be made; the message names the item and its family."""
 
 
-@numba.njit(nogil=True, cache=True)
-def _context_length(rng, longest, patch, brief_share):
-    """Observed points of a context: less than three patches, as yearly tables have, log-uniform, or all."""
-    u = philox.uniform(rng)
-    if u < brief_share:
-        return min(longest, int(philox.between(rng, 4.0, 3.0 * patch)))
-    if u < brief_share + 0.35:
-        return min(longest, int(philox.log_uniform(rng, 8.0, float(longest))))
-    return longest
-
-
-@numba.njit(nogil=True, cache=True)
-def _future(rng, observed, horizon, patch):
-    """Steps made after a context. A short record is the whole of what its trend and seasons span: made over the full
-    horizon, a dozen yearly values would never show a trend."""
-    if philox.uniform(rng) < 0.3:
-        return horizon
-    return min(horizon, max(patch, int(observed * philox.log_uniform(rng, 0.5, 4.0))))
-
-
-@numba.njit(nogil=True, cache=True)
-def _held(rng, observed, future, stretches):
-    """For how many steps each value of a short record is held, mostly one: so are short histories forecast."""
-    if philox.uniform(rng) < _HELD_SHARE:
-        held = stretches[philox.integer(rng, 0, len(stretches))]
-        if observed >= 4 * held and future >= held:
-            return held
-    return 1
-
-
-@numba.njit(nogil=True, cache=True)
-def _hide(rng, hidden):
-    """Mark random runs of patches."""
-    tokens = hidden.shape[0]
-    wanted = philox.between(rng, 0.05, _MOST_HIDDEN) * tokens
-    longest = max(1, min(_LONGEST_RUN, tokens // 2))
-    total = 0
-    while total < wanted:
-        run = philox.integer(rng, 1, longest + 1)
-        start = philox.integer(rng, 0, tokens)
-        for i in range(start, min(start + run, tokens)):
-            hidden[i] = True
-        total += run
-
-
-@numba.njit(nogil=True, cache=True)
-def _write_window(series, lead, start, hidden, x, target):
-    """One series into its rows, centred on its first shown value and scaled by a power of two; its resolution.
-
-    series: the values from step `lead` on; what they do not reach is missing. Steps before `start` are not shown.
-    """
-    patch = target.shape[1]
-    context = x.shape[0]
-    origin = np.nan
-    largest = 0.0
-    last = min(lead + series.shape[0], target.shape[0] * patch)
-    for t in range(start, min(context, last)):
-        value = series[t - lead]
-        if not hidden[t // patch] and not np.isnan(value):
-            if np.isnan(origin):
-                origin = value
-            largest = max(largest, abs(value - origin))
-    if np.isnan(origin):
-        x[:] = np.nan
-        target[:] = np.nan
-        return 0.0
-    unit = 1.0
-    if largest > 0.0:
-        unit = 2.0 ** -math.frexp(largest)[1]
-    x[:] = np.nan
-    target[:] = np.nan
-    for t in range(lead, last):
-        value = (series[t - lead] - origin) * unit
-        if abs(value) > _RUNAWAY:
-            value = np.nan
-        target[t // patch, t % patch] = value
-        if t < context:
-            shown = t >= start and not hidden[t // patch]
-            x[t] = value if shown else np.nan
-    return 8.0 * 2.220446049250313e-16 * abs(origin) * unit
-
-
-@numba.njit(nogil=True, cache=True)
-def fill_windows(
-    seed, first_item, variates, mask_share, brief_share, stretches, x, target, resolution, trace
-):
-    """Fill a batch with the items from `first_item` on.
-
-    brief_share: of contexts of less than three patches. stretches: for how many steps values may be held; an argument,
-    because compiled code that is kept would not see a constant change in another file. x: (S, N * P) and target:
-    (S, N + K, P) float32, resolution: (S,) float32. All variates of an item share their truncation and hidden patches.
-    trace: as `dispatch` has it, to tell where an error came from.
-    """
-    patch = target.shape[2]
-    context = x.shape[1]
-    tokens = context // patch
-    horizon = target.shape[1] * patch - context
-    hidden = np.zeros(tokens, np.bool_)
-    for item in range(x.shape[0] // variates):
-        index = first_item + item
-        rng = philox.stream(seed, index, _WINDOW)
-        observed = _context_length(rng, context, patch, brief_share)
-        lead, future, held = 0, horizon, 1
-        if observed < context:
-            future = _future(rng, observed, horizon, patch)
-            if future < horizon:
-                held = _held(rng, observed, future, stretches)
-                # whole values on both sides of the end
-                observed -= observed % held
-                lead = context - observed
-        start = context - observed
-        drawn = np.empty((variates, (context - lead + future) // held))
-        fill_prepared(seed, index, drawn, trace)
-        series = drawn if held == 1 else np.repeat(drawn, held).reshape(variates, -1)
-        hidden[:] = False
-        # of a history of few patches a run of them would leave nothing
-        if philox.uniform(rng) < mask_share and observed >= _LEAST_MASKED * patch:
-            _hide(rng, hidden[start // patch :])
-        for v in range(variates):
-            row = item * variates + v
-            resolution[row] = _write_window(series[v], lead, start, hidden, x[row], target[row])
-
-
-@functools.cache
 def prepare() -> None:
-    """Compile the generator and the filling of batches, or load them from Numba's cache."""
-    dispatch.prepare()
-    patch = 8
-    fill_windows(
-        0,
-        0,
-        1,
-        0.5,
-        0.5,
-        STRETCHES,
-        np.empty((1, patch), np.float32),
-        np.empty((1, 2, patch), np.float32),
-        np.empty(1, np.float32),
-        dispatch.new_trace(),
-    )
+    """Compile what fills batches, or load it from Numba's cache."""
+    windows.prepare(STRETCHES)
 
 
 def buckets(model: ModelConfig, train: TrainConfig, processes: int) -> dict[Bucket, float]:
@@ -284,7 +133,7 @@ class Plan:
         short = bucket.tokens < self.model.context_patches
         brief_share = _BRIEF_SHARE_SHORT if short else _BRIEF_SHARE
         try:
-            fill_windows(
+            windows.fill_windows(
                 seed, first, bucket.variates, self.train.mask_share, brief_share, STRETCHES,
                 x, target, resolution, trace,
             )  # fmt: skip

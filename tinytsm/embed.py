@@ -56,7 +56,7 @@ def embed(forecaster: "TinyTSM", inputs: Any) -> list[Embedding]:
         tokens = TOKEN_MULTIPLE if patches <= TOKEN_MULTIPLE else config.context_patches
         rows = np.full((variates, tokens * config.patch), np.nan)
         rows[:, rows.shape[1] - length :] = item.values
-        one = centre(rows, np.full(variates, item.eps))
+        one = centre(rows)
         x = torch.from_numpy(one.x).to(forecaster.device)
         resolution = torch.from_numpy(one.resolution).float().to(forecaster.device)
         # the model's own precision, whatever the caller casts to

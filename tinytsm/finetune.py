@@ -22,8 +22,7 @@ from torch.nn.utils import parametrize
 
 from tinytsm import metrics
 from tinytsm.config import QUANTILES, TOKEN_MULTIPLE
-from tinytsm.frames import check_count
-from tinytsm.inputs import as_item, as_series
+from tinytsm.inputs import as_item, as_series, check_count
 from tinytsm.model import Model
 from tinytsm.rows import centre
 
@@ -126,6 +125,8 @@ def fit(
     rate = _LEARNING_RATE[mode] if learning_rate is None else learning_rate
     if not 0 < rate < math.inf:
         raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must lie between 0 and 2^63, got {seed!r}")
     rows = []
     for position, value in enumerate(as_series(inputs, "inputs")[0]):
         # all of its steps
@@ -235,7 +236,7 @@ def windows(
         shown = row[max(0, stop - context) : stop + future]
         start = context - min(stop, context)
         window[start : start + len(shown)] = shown
-    centred = centre(rows, np.full(count, np.finfo(np.float64).eps))
+    centred = centre(rows)
     whole = torch.from_numpy(centred.x).to(forecaster.device)
     resolution = torch.from_numpy(centred.resolution).float()
     target = whole.view(count, -1, config.patch)

@@ -19,7 +19,7 @@ from tinytsm.config import QUANTILES, ModelConfig
 from tinytsm.device import pick_device
 from tinytsm.forward import Forward
 from tinytsm.inference import forecast_items
-from tinytsm.inputs import Item, as_inputs, as_item, check_length, check_levels
+from tinytsm.inputs import Item, as_inputs, as_item, check_horizon, check_levels
 from tinytsm.model import Model
 from tinytsm.options import ForecastOptions, OptionChanges
 from tinytsm.quantiles import as_counts, interpolate_levels, zero_below
@@ -127,7 +127,7 @@ class TinyTSM:
         levels out of range.
         """
         inputs = as_inputs(inputs)
-        length, levels = check_length(prediction_length), check_levels(quantile_levels)
+        length, levels = check_horizon(prediction_length), check_levels(quantile_levels)
         options = dataclasses.replace(self.options, **changes)
         forecasts = list(self._stream(inputs, length, levels, options))
         if not forecasts:
@@ -159,7 +159,7 @@ class TinyTSM:
         """
         from tinytsm import exogenous
 
-        length, levels = check_length(prediction_length), check_levels(quantile_levels)
+        length, levels = check_horizon(prediction_length), check_levels(quantile_levels)
         contexts, known = exogenous.check(inputs, covariates, length)
         return exogenous.predict(self.with_options(**changes), contexts, known, length, levels)
 
@@ -176,7 +176,7 @@ class TinyTSM:
         inputs are read ahead. Yields quantiles (H, L) and mean (H,) for an input (T,), and (V, H, L) and (V, H) for
         (V, T). Arguments are checked at once; an input that cannot be used raises ValueError when its turn comes.
         """
-        length, levels = check_length(prediction_length), check_levels(quantile_levels)
+        length, levels = check_horizon(prediction_length), check_levels(quantile_levels)
         options = dataclasses.replace(self.options, **changes)
         return self._stream(inputs, length, levels, options, in_turn=True)
 
@@ -190,13 +190,15 @@ class TinyTSM:
         timestamp_column: str | None = "timestamp",
         target: str | Sequence[str] | None = "target",
         freq: str | int | None = None,
+        fill: float | None = None,
         context_length: int | None = None,
         future_df: "pd.DataFrame | None" = None,
+        mean: bool = False,
         **changes: Unpack[OptionChanges],
     ) -> "pd.DataFrame":
         """Forecast every series of a long frame, or of any table where the columns are None.
 
-        Returns the columns of Chronos-2; see `tinytsm.frames.predict_frame`. changes: of the options, for this call.
+        Returns the columns of Chronos-2, with `mean` that of the mean too; see `tinytsm.frames.predict_frame`. changes: of the options, for this call.
         """
         from tinytsm.frames import predict_frame
 
@@ -209,8 +211,10 @@ class TinyTSM:
             timestamp_column=timestamp_column,
             target=target,
             freq=freq,
+            fill=fill,
             context_length=context_length,
             future_df=future_df,
+            mean=mean,
         )
 
     # -- computing
@@ -219,7 +223,7 @@ class TinyTSM:
         self,
         inputs: Iterable[Any],
         length: int,
-        levels: list[float],
+        levels: Sequence[float],
         options: ForecastOptions,
         *,
         in_turn: bool = False,
@@ -383,6 +387,7 @@ class TinyTSM:
         timestamp_column: str | None = "timestamp",
         target: str | list[str] | None = "target",
         freq: str | int | None = None,
+        fill: float | None = None,
         covariates: Sequence[str] = (),
         **changes: Unpack[OptionChanges],
     ) -> "Backtest":
@@ -405,6 +410,7 @@ class TinyTSM:
             timestamp_column=timestamp_column,
             target=target,
             freq=freq,
+            fill=fill,
             covariates=covariates,
         )
 

@@ -34,12 +34,11 @@ _Forecasts = list[tuple[Tensor, Tensor]]
 class Query(NamedTuple):
     """One item to forecast.
 
-    values: (V, T) float64, newest last, NaN where missing. eps: of the dtype that they came in. length: steps to
-    forecast. span: the number of steps that chooses the shape, T or more.
+    values: (V, T) float64, newest last, NaN where missing. length: steps to forecast. span: the number of steps that
+    chooses the shape, T or more.
     """
 
     values: np.ndarray
-    eps: float
     length: int
     span: int
 
@@ -147,7 +146,7 @@ class Forward:
         stages: list[tuple[Tensor, Tensor]] = []
         for done in range(0, shape.patches, whole_stage):
             patches = min(whole_stage, shape.patches - done)
-            stages.append(self._stage(histories, queries, places, shape, at_once, patches))
+            stages.append(self._stage(histories, places, shape, at_once, patches))
             if done + patches < shape.patches:
                 medians = stages[-1][0][..., MEDIAN].numpy()
                 histories = [
@@ -170,7 +169,6 @@ class Forward:
     def _stage(
         self,
         histories: list[np.ndarray],
-        queries: list[Query],
         places: list[slice],
         shape: Shape,
         at_once: int,
@@ -180,13 +178,12 @@ class Forward:
         patch, rows = self.config.patch, at_once * shape.variates
         context = (shape.tokens - shape.extra) * patch
         steps = np.full((rows, context), np.nan)
-        eps = np.zeros(rows)
         present = torch.zeros(rows, dtype=torch.bool, device="cpu")
-        for history, query, at in zip(histories, queries, places, strict=True):
+        for history, at in zip(histories, places, strict=True):
             newest = history[:, -context:]
             steps[at, context - newest.shape[1] :] = newest
-            eps[at], present[at] = query.eps, True
-        centred = centre(steps, eps)
+            present[at] = True
+        centred = centre(steps)
         x = np.full((rows, shape.tokens * patch), np.nan, np.float32)
         x[:, :context] = centred.x
         mean, quantiles = self._compute(x, centred.resolution, present, shape, patches)

@@ -7,7 +7,6 @@ Nothing here prints: what a person should hear comes back as notes, one line eac
 """
 
 import inspect
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tinytsm.columns import Layout, infer_layout, levels_as_columns, numbers, place
+from tinytsm.columns import (
+    Layout,
+    doubt_marks,
+    infer_layout,
+    levels_as_columns,
+    numbers,
+    place,
+)
 from tinytsm.config import QUANTILES
-from tinytsm.covariates import check_roles, encode, go_on, shared_columns
+from tinytsm.covariates import FUTURE, check_roles, encode, go_on, shared_columns
 from tinytsm.errors import DataWarning, Doubt, InputError
+from tinytsm.grids import grid_notes, lay_out_all, onto_grid, until_newest
+from tinytsm.inputs import check_count, check_fill, check_horizon, check_levels
 from tinytsm.result import Forecaster, InformedForecaster
-from tinytsm.stamps import parse_stamps, stamp_text
-from tinytsm.timeline import Timeline, lay_out, parse_freq
+from tinytsm.stamps import parse_stamps
+from tinytsm.timeline import Timeline, parse_freq
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +65,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Forecast:
-    """What the model says of one series. index: (H,), median: (H,), quantiles: (H, Q).
+    """What the model says of one series. index, median, mean: (H,), quantiles: (H, Q).
 
     weight: of its covariates, from 0 to 1, as `tinytsm.exogenous` settles it.
     """
@@ -65,43 +73,15 @@ class Forecast:
     series: Series
     index: pd.Index
     median: np.ndarray
+    mean: np.ndarray
     quantiles: np.ndarray
     weight: float
 
 
-def check_count(value: Any, name: str) -> int:
-    """An int of at least 1, from an integer or its digits. Raises InputError that says `name`."""
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        count = int(value) if isinstance(value, str) else operator.index(value)
-    except (TypeError, ValueError):
-        count = 0
-    if count < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return count
-
-
-def check_horizon(value: Any) -> int:
-    """The horizon as an int of at least 1, from an integer or its digits. Raises InputError."""
-    return check_count(value, "horizon (prediction_length)")
-
-
 def check_quantiles(levels: Any) -> tuple[float, ...]:
-    """Quantile levels as floats inside (0, 1), no level twice. Raises InputError."""
-    try:
-        checked = tuple(float(level) for level in levels)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"quantile levels must be numbers such as 0.1, 0.5, 0.9, got {levels!r}"
-        ) from None
-    if not checked:
-        raise InputError("quantile levels are empty; give at least one such as 0.5")
+    """Quantile levels as floats inside (0, 1), no level twice, because each names a column. Raises InputError."""
+    checked = check_levels(levels)
     for level in checked:
-        if not 0 < level < 1:
-            raise InputError(
-                f"quantile level {level:g} is outside (0, 1); write the 90 % quantile as 0.9"
-            )
         if checked.count(level) > 1:
             raise InputError(f"quantile level {level:g} is given twice; give it once")
     return checked
@@ -114,6 +94,7 @@ def read_frame(
     timestamp_column: str | None,
     target: str | Sequence[str] | None,
     freq: str | int | None,
+    fill: float | None = None,
     covariates: Sequence[str] = (),
     future_df: pd.DataFrame | None = None,
     horizon: int = 0,
@@ -121,7 +102,8 @@ def read_frame(
     """The series of a table, its layout, and notes on what was guessed; columns are named as `predict_frame` says.
 
     covariates: columns to keep beside each series; with `future_df` those that it shares with the table, known for
-    `horizon` more steps. Raises InputError for what is wrong with either.
+    `horizon` more steps. horizon: steps that will be forecast, 0 where none are. Raises InputError for what is wrong with
+    either.
     """
     for name, table in (("df", df), ("future_df", future_df)):
         if table is not None and not isinstance(table, pd.DataFrame):
@@ -154,10 +136,18 @@ def read_frame(
         raise InputError(f"column {missed[0]!r} has another role and cannot be a covariate too")
     past, coming = None, None
     if layout.covariates:
-        past, coming = encode(df, layout.covariates, future)
-    series, more = split_frame(df, layout, freq=freq, covariates=past)
+        past, coming, of_kinds = encode(df, layout.covariates, future)
+        notes += of_kinds
+    series, more = split_frame(df, layout, freq=freq, fill=fill, covariates=past)
     if future is not None and coming is not None:
         series = go_on(series, future, coming, df, layout, horizon=horizon)
+    if horizon and (tail := min(_missing_tail(one.values) for one in series)) > 1:
+        more.append(
+            Doubt(
+                f"the newest {tail} steps of every series are empty, and forecasts begin after them; leave out rows of the "
+                f"future, or give them as {FUTURE}"
+            )
+        )
     return series, layout, notes + more
 
 
@@ -176,13 +166,15 @@ def split_frame(
     layout: Layout,
     *,
     freq: str | int | None = None,
+    fill: float | None = None,
     covariates: np.ndarray | None = None,
 ) -> tuple[list[Series], list[str]]:
     """Cut a table into regular series, in order of first appearance; returns them and notes.
 
-    freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that all
-        others agree on. Gaps become NaN; stamps between two steps move to the nearer one, where several meet
+    freq: the step of all series, or None to infer it for each; a series too short to tell takes the step that most
+        others have. Gaps become NaN; stamps between two steps move to the nearer one, where several meet
         their mean counts.
+    fill: the value of steps without a row, from a series' first to the newest of the table; None: they are gaps.
     covariates: (rows, C) beside the table's rows, cut and laid on the grid like the targets.
     Raises InputError that names column and row for text, infinities, bad or repeated stamps and empty series.
     """
@@ -190,30 +182,40 @@ def split_frame(
         raise InputError("the table has no rows; add at least one")
     if freq is not None:
         parse_freq(freq)
+    fill = None if fill is None else check_fill(fill)
     notes: list[str] = []
     stamps: pd.Index | None = None
     if layout.timestamp_column is not None:
         stamps, note = parse_stamps(df[layout.timestamp_column], lambda row: place(df, row))
         notes += [note] if note else []
     columns = {target: numbers(df, target) for target in layout.targets}
+    for target, column in columns.items():
+        notes += doubt_marks(df, target, column)
     items, rows_of = _groups(df, layout.id_column)
-    timelines = _timelines(df, layout, items, rows_of, stamps, freq)
+    label = str(layout.timestamp_column)
+    timelines, of_steps = lay_out_all(df, label, items, rows_of, stamps, freq=freq)
+    if fill is not None and stamps is not None:
+        timelines = until_newest(timelines, stamps.max())
 
     series = []
     for item, rows, line in zip(items, rows_of, timelines, strict=True):
         known = None
         if covariates is not None:
-            known = np.stack([_onto_grid(column, line) for column in covariates[rows].T], 1)
+            known = np.stack([onto_grid(column, line) for column in covariates[rows].T], 1)
         for target, column in columns.items():
             label = target if layout.id_column is None else item
-            values = _onto_grid(column[rows], line)
+            values = onto_grid(column[rows], line, np.nan if fill is None else fill)
             one = Series(item=label, target=target, timeline=line, values=values, known=known)
             if np.isnan(values).all():
                 raise InputError(
                     f"series {one.name!r}: every value is missing; fill in at least one or leave it out"
                 )
             series.append(one)
-    return series, notes + _grid_notes(timelines, stamps, rows_of)
+    return series, notes + of_steps + grid_notes(timelines, stamps, rows_of, fill)
+
+
+def _missing_tail(values: np.ndarray) -> int:
+    return int(np.argmin(np.isnan(values[::-1])))
 
 
 def _groups(df: pd.DataFrame, id_column: str | None) -> tuple[list[Any], list[np.ndarray]]:
@@ -226,92 +228,14 @@ def _groups(df: pd.DataFrame, id_column: str | None) -> tuple[list[Any], list[np
         raise InputError(
             f"{place(df, row)}, column {str(id_column)!r}: the id is missing; fill it in"
         )
-    codes, unique = pd.factorize(ids)
+    try:
+        codes, unique = pd.factorize(ids)
+    except TypeError:
+        raise InputError(
+            f"column {str(id_column)!r}: ids must be texts or numbers, got {ids.iloc[0]!r:.40}"
+        ) from None
     order = np.argsort(codes, kind="stable")
     return list(unique), np.split(order, np.cumsum(np.bincount(codes))[:-1])
-
-
-def _timelines(
-    df: pd.DataFrame,
-    layout: Layout,
-    items: list[Any],
-    rows_of: list[np.ndarray],
-    stamps: pd.Index | None,
-    freq: str | int | None,
-) -> list[Timeline]:
-    # panels repeat the same stamps for every item, and inferring a frequency takes a millisecond
-    known: dict[bytes, Timeline] = {}
-
-    def build(item: Any, rows: np.ndarray, step: str | int | None) -> Timeline:
-        own = pd.RangeIndex(len(rows)) if stamps is None else stamps[rows]
-        key = repr(step).encode() + own.to_numpy().tobytes()
-        if key not in known:
-            label = "the table" if item is None else f"series {str(item)!r}"
-            if own.has_duplicates:
-                row = int(rows[np.flatnonzero(own.duplicated())[0]])
-                whose = "" if item is None else f" of {label}"
-                raise InputError(
-                    f"{place(df, row)}, column {str(layout.timestamp_column)!r}: time stamp "
-                    f"{stamp_text(own[own.duplicated()][0])}{whose} is there twice; delete one of the rows"
-                    + (
-                        ""
-                        if item is not None
-                        else ", join date and hour to one column, or name the ids' column with --id-column (id_column=)"
-                    )
-                )
-            known[key] = lay_out(own, freq=step, name=label)
-        return known[key]
-
-    short = isinstance(stamps, pd.DatetimeIndex) and freq is None
-    lines = [
-        None if short and len(rows) < 3 else build(item, rows, freq)
-        for item, rows in zip(items, rows_of, strict=True)
-    ]
-    agreed = {line.freq for line in lines if line is not None}
-    borrowed = agreed.pop() if len(agreed) == 1 else None
-    return [
-        build(item, rows, borrowed) if line is None else line
-        for item, rows, line in zip(items, rows_of, lines, strict=True)
-    ]
-
-
-def _onto_grid(values: np.ndarray, line: Timeline) -> np.ndarray:
-    """(rows,) values to (T,) cells: the mean where several meet, NaN where none came."""
-    grid = np.full(len(line.grid), np.nan)
-    if len(np.unique(line.cells)) == len(line.cells):
-        grid[line.cells] = values
-        return grid
-    means = pd.Series(values).groupby(line.cells).mean()
-    grid[means.index] = means.to_numpy()
-    return grid
-
-
-def _grid_notes(
-    lines: list[Timeline], stamps: pd.Index | None, rows_of: list[np.ndarray]
-) -> list[str]:
-    if stamps is None:
-        return []
-    steps = sorted({line.freq for line in lines})
-    listed = ", ".join(steps[:5]) + (", ..." if len(steps) > 5 else "")
-    notes = [f"frequency {listed}"]
-    filled = [len(line.grid) - len(np.unique(line.cells)) for line in lines]
-    if any(filled):
-        notes.append(
-            f"{sum(filled):,} of {sum(len(line.grid) for line in lines):,} steps have no row and count as missing"
-        )
-    moved = sum(line.moved for line in lines)
-    if moved:
-        notes.append(
-            Doubt(
-                f"{moved:,} of {len(stamps):,} time stamps lie between steps, moved to the nearest"
-            )
-        )
-    shared = sum(len(line.cells) - len(np.unique(line.cells)) for line in lines)
-    if shared:
-        notes.append(Doubt(f"{shared:,} rows share a step with another; their values are averaged"))
-    if not all(stamps[rows].is_monotonic_increasing for rows in rows_of):
-        notes.append("rows were not in order of time and have been sorted")
-    return notes
 
 
 def forecast_series(
@@ -346,15 +270,16 @@ def forecast_series(
     forecasts = []
     for start in range(0, len(series), batch_size):
         batch = series[start : start + batch_size]
-        quantiles, _, weights = ask(
+        quantiles, means, weights = ask(
             forecaster, windows[start : start + batch_size], prediction_length, asked
         )
-        for one, own, weight in zip(batch, quantiles, weights, strict=True):
+        for one, own, mean, weight in zip(batch, quantiles, means, weights, strict=True):
             forecasts.append(
                 Forecast(
                     series=one,
                     index=one.timeline.future(prediction_length),
                     median=own[:, asked.index(0.5)],
+                    mean=mean,
                     quantiles=own[:, : len(levels)],
                     weight=float(weight),
                 )
@@ -400,8 +325,10 @@ def to_frame(
     quantile_levels: Sequence[float] = QUANTILES,
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
+    mean: bool = False,
 ) -> pd.DataFrame:
-    """Long frame as Chronos-2 gives it: id, time stamp, target_name, predictions (median), one column per quantile."""
+    """Long frame as Chronos-2 gives it: id, time stamp, target_name, predictions (median), one column per quantile; with
+    `mean`, a column of it before these."""
     counts = [len(forecast.index) for forecast in forecasts]
     index = forecasts[0].index.append([forecast.index for forecast in forecasts[1:]])
     ids = pd.Index([forecast.series.item for forecast in forecasts])
@@ -412,6 +339,8 @@ def to_frame(
         "target_name": np.repeat([str(forecast.series.target) for forecast in forecasts], counts),
         "predictions": np.concatenate([forecast.median for forecast in forecasts]),
     }
+    if mean:
+        columns["mean"] = np.concatenate([forecast.mean for forecast in forecasts])
     return pd.DataFrame(columns | {str(q): quantiles[:, i] for i, q in enumerate(quantile_levels)})
 
 
@@ -425,19 +354,22 @@ def predict_frame(
     timestamp_column: str | None = "timestamp",
     target: str | Sequence[str] | None = "target",
     freq: str | int | None = None,
+    fill: float | None = None,
     context_length: int | None = None,
     future_df: pd.DataFrame | None = None,
+    mean: bool = False,
 ) -> pd.DataFrame:
     """Forecast a long frame, or any table where the columns are not named.
 
     df: columns id, time stamp (dates, text dates or whole numbers) and one or more targets; rows in any order. Ids and
         stamps may also be index levels.
     id_column, timestamp_column, target: None to let `infer_layout` find them; all three None also takes a wide table.
+    fill: the value of steps without a row, such as 0 where no row means no sale; every series then ends with the table.
     future_df: what is known of the coming H steps of each series, as Chronos-2 takes it. The columns that it shares with
         df are covariates: numbers, or texts that name kinds. Columns of df alone are not used, and those of
         future_df alone neither, as a warning says.
     Returns H rows per series in order of first appearance: the id and time stamp columns under their own names,
-    target_name, predictions (the median), and one column per quantile level named like "0.1".
+    target_name, predictions (the median), with `mean` a column of that name, and one per quantile level named like "0.1".
     Raises InputError, a ValueError that names column and row.
     """
     horizon = check_horizon(prediction_length)
@@ -448,6 +380,7 @@ def predict_frame(
         timestamp_column=timestamp_column,
         target=target,
         freq=freq,
+        fill=fill,
         future_df=future_df,
         horizon=horizon,
     )
@@ -464,4 +397,5 @@ def predict_frame(
         quantile_levels=levels,
         id_column=layout.id_name,
         timestamp_column=layout.stamp_name,
+        mean=mean,
     )

@@ -27,9 +27,10 @@ from tinytsm.options import MAX_STRIDE, Strategy
 from tinytsm.quantiles import average
 from tinytsm.rows import alike, centre
 
-# What the rule averages with stride 1, for horizons of at least this share of what one pass reaches. Powers of two:
-# 3 and 6 did worse at every horizon, and shorter horizons gain nothing (docs/ablations.md).
-_RULE, _LONG = (4, MAX_STRIDE), 0.5
+# What the rule averages with stride 1, the first that fits, for horizons of at least this share of what one pass reaches.
+# Powers of two: 3 and 6 did worse at every horizon, both together no better, and shorter horizons gain nothing
+# (docs/ablations.md).
+_RULE, _LONG = (MAX_STRIDE, 4), 0.5
 # A phase with fewer tokens than this has too little to say.
 _LEAST_TOKENS = 16
 # A phase must show the dominant period in at least this many steps.
@@ -52,17 +53,12 @@ def choose_strides(
     """
     if length < _LONG * config.horizon_length:
         return (1,)
-    cycle = [divmod(dominant_period, s) for s in _RULE]
-    kept = [
-        s
-        for s, (whole, rest) in zip(_RULE, cycle, strict=True)
-        if rest == 0
-        and (whole == 0 or whole >= _LEAST_CYCLE)
-        and steps >= s * _LEAST_TOKENS * config.patch
-    ]
-    if length <= config.horizon_length or not kept:
-        kept.insert(0, 1)
-    return tuple(kept)
+    for stride in _RULE:
+        whole, rest = divmod(dominant_period, stride)
+        shows_period = rest == 0 and (whole == 0 or whole >= _LEAST_CYCLE)
+        if shows_period and steps >= stride * _LEAST_TOKENS * config.patch:
+            return (1, stride) if length <= config.horizon_length else (stride,)
+    return (1,)
 
 
 def choose_stretches(
@@ -212,7 +208,7 @@ def _beside_companions(item: Item, cycle: int) -> Item:
     if len(item.values) > 1:
         return item
     # each variate is read in a frame of its own, so that companions may have another unit than the series
-    x = centre(item.values, np.array([item.eps])).x[0].astype(np.float64)
+    x = centre(item.values).x[0].astype(np.float64)
     return item._replace(values=np.concatenate((item.values, companions(x, cycle))))
 
 
@@ -236,9 +232,8 @@ def _periods(
     for chunk in alike(shapes):
         variates, steps, _ = shapes[chunk[0]]
         rows = np.concatenate([items[i].values[:, -steps:] for i in chunk])
-        eps = np.repeat([items[i].eps for i in chunk], variates)
         # centred, so that squares of the largest numbers stay finite
-        found = period.detect(centre(rows, eps).x.astype(np.float64), variates)
+        found = period.detect(centre(rows).x.astype(np.float64), variates)
         for i, one, lag in zip(chunk, *found, strict=True):
             periods[i], lags[i] = int(one), int(lag)
     return periods, lags
@@ -272,7 +267,7 @@ def phases(item: Item, stride: int, length: int) -> list[Query]:
     for first in range(min(stride, length)):
         newest = steps - stride + first  # T - 1 - r, with r = stride - 1 - first
         values = item.values[:, newest % stride : newest + 1 : stride]
-        queries.append(Query(values, item.eps, count, span))
+        queries.append(Query(values, count, span))
     return queries
 
 
@@ -290,7 +285,7 @@ def interleave(
 def stretched(item: Item, stretch: int, length: int) -> Query:
     """An item with every step repeated `stretch` times, asked for the next `length` steps as often."""
     values = np.repeat(item.values, stretch, axis=1)
-    return Query(values, item.eps, length * stretch, values.shape[1])
+    return Query(values, length * stretch, values.shape[1])
 
 
 def read_stretched(

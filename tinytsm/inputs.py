@@ -1,19 +1,22 @@
 """What callers hand in, checked once: inputs, horizons, quantile levels. Every message says what was wanted and got."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinytsm.errors import InputError
 from tinytsm.period import detect
+
+# A horizon or a grid this long comes from a mistake, and would fill the memory.
+MAX_STEPS = 10_000_000
 
 
 class Item(NamedTuple):
-    """One input: `values` (V, T), NaN where missing, in float64; `eps` of the dtype that it came in."""
+    """One input: `values` (V, T), NaN where missing, in float64."""
 
     values: np.ndarray
-    eps: float
 
 
 def as_series(x: Any, name: str) -> tuple[list[Any], bool]:
@@ -48,9 +51,12 @@ def plain(value: Any) -> Any:
         return value.filled(np.nan) if value.dtype.kind in "fO" else np.asarray(value)
     # a tensor; torch is not imported, because bad input is answered before
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        # NumPy has no bfloat16
-        return (value.float() if _is_bfloat16(value) else value).numpy()
+        try:
+            # NumPy has no bfloat16
+            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+            return value.numpy(force=True)
+        except (TypeError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"no plain tensor of numbers ({error})") from None
     if _of_objects(value):
         return np.asarray(_listed(value))
     return value
@@ -66,14 +72,18 @@ def _listed(column: Any) -> list[Any]:
     return column.to_numpy(object, na_value=np.nan).tolist()
 
 
-def _is_bfloat16(value: Any) -> bool:
-    return str(getattr(value, "dtype", None)) == "torch.bfloat16"
-
-
 def as_array(value: Any, name: str) -> np.ndarray:
     """Numbers of any shape, NaN for None. Raises ValueError that says `name` for what holds something else."""
+    if hasattr(value, "columns"):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}, whose columns may be steps or series: give arrays, or the frame to predict_df"
+        )
     try:
-        array = np.asarray(plain(value))
+        value = plain(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {error}") from None
+    try:
+        array = np.asarray(value)
     except ValueError:
         raise ValueError(
             f"{name} must have shape (T,) or (V, T), got rows of unequal lengths"
@@ -81,7 +91,7 @@ def as_array(value: Any, name: str) -> np.ndarray:
     try:
         # a list that holds None
         array = array.astype(np.float64) if array.dtype.kind == "O" else array
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{name} must hold numbers, NaN where missing, got {value!r:.60}"
         ) from None
@@ -117,11 +127,6 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
         raise ValueError(
             f"{name} is empty, shape {array.shape}: a forecast needs at least one step"
         )
-    eps = float(np.finfo(float).eps)
-    if _is_bfloat16(value):
-        eps = 2.0**-7
-    elif array.dtype.kind == "f":
-        eps = max(eps, float(np.finfo(array.dtype).eps))
     rows = np.atleast_2d(array)
     rows = rows[:, : newest_end(rows, newest=newest, longest_tail=longest_tail)]
     # a variate that ended long ago stands where it is seen
@@ -145,7 +150,7 @@ def as_item(value: Any, position: int, *, newest: int, longest_tail: int) -> tup
         raise ValueError(f"{name} has no observed value: a forecast needs at least one")
     # what is missing before the first value is no history
     first = int(shown.argmax())
-    return Item(values[:, first:].copy() if first else values, eps), array.ndim == 1
+    return Item(values[:, first:].copy() if first else values), array.ndim == 1
 
 
 def blank_as_zeros(values: np.ndarray) -> np.ndarray:
@@ -186,30 +191,58 @@ def _unit(seen: np.ndarray, most: int) -> int:
     return next((unit for unit in (7 * period, period) if 0 < unit <= most), 1)
 
 
-def check_length(prediction_length: Any) -> int:
-    """The horizon in steps. Raises ValueError unless it is an integer of at least 1."""
+def check_count(value: Any, name: str) -> int:
+    """An int of at least 1, from an integer or its digits. Raises InputError that says `name`."""
     try:
-        length = operator.index(prediction_length)
-    except TypeError:
-        raise ValueError(
-            f"prediction_length must be an integer, got {prediction_length!r}"
-        ) from None
-    if length < 1:
-        raise ValueError(f"prediction_length must be at least 1, got {length}")
-    return length
-
-
-def check_levels(quantile_levels: Sequence[float]) -> list[float]:
-    """Quantile levels as floats, in the caller's order. Raises ValueError unless all lie inside (0, 1)."""
-    try:
-        levels = [float(level) for level in quantile_levels]
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        count = int(value) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"quantile_levels must be numbers such as 0.1, 0.5, 0.9, got {quantile_levels!r}"
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r:.60}")
+    return count
+
+
+def check_horizon(value: Any) -> int:
+    """The horizon as an int from 1 to `MAX_STEPS`, from an integer or its digits. Raises InputError."""
+    name = "horizon (prediction_length)"
+    count = check_count(value, name)
+    if count > MAX_STEPS:
+        raise InputError(f"{name} must be at most {MAX_STEPS:,}, got {value!s:.30}")
+    return count
+
+
+def check_fill(value: Any) -> float:
+    """The value of steps without a row, from a number or its digits. Raises InputError."""
+    try:
+        fill = np.nan if isinstance(value, bool | np.bool_) else float(value)
+    except (TypeError, ValueError):
+        fill = np.nan
+    if not np.isfinite(fill):
+        raise InputError(f"fill must be a number such as 0, got {value!r:.60}")
+    return fill
+
+
+def check_levels(levels: Any) -> tuple[float, ...]:
+    """Quantile levels as floats inside (0, 1), in the caller's order. Raises InputError."""
+    try:
+        checked = tuple(_level(float(level)) for level in levels)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"quantile levels must be numbers such as 0.1, 0.5, 0.9, got {levels!r:.60}"
         ) from None
-    if not levels:
-        raise ValueError("quantile_levels is empty: wanted at least one level")
-    for level in levels:
+    if not checked:
+        raise InputError("quantile levels are empty; give at least one such as 0.5")
+    for level in checked:
         if not 0 < level < 1:
-            raise ValueError(f"quantile levels must lie strictly between 0 and 1, got {level}")
-    return levels
+            raise InputError(
+                f"quantile level {level:g} is outside (0, 1); write the 90 % quantile as 0.9"
+            )
+    return checked
+
+
+def _level(level: float) -> float:
+    """The decimal that was meant: 0.1 as float32 has it is 0.10000000149."""
+    decimal = round(level, 6)
+    return decimal if 0 < decimal < 1 and abs(decimal - level) < 5e-8 else level

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # The ends of the interval that MSIS scores. They enter neither CRPS nor the histogram.
 INTERVAL = (0.025, 0.975)
+_LARGEST = float(np.finfo(np.float64).max)
 
 # Steps in the season that gluonts assumes for a unit of one step; any other unit has no season.
 _SEASON = {"s": 3600, "min": 1440, "h": 24, "D": 1, "B": 5, "W": 1, "M": 12, "Q": 4}
@@ -103,10 +104,16 @@ def seasonal_naive(
         point = x[len(x) - season + steps % season]
         width = np.zeros(horizon)
         if needs_width and len(x) > season:
-            differences = x[season:] - x[:-season]
-            width = np.sqrt(np.mean(differences**2) * (1 + steps // season))
+            differences = x[season:] / 2 - x[:-season] / 2
+            # so that the square of the largest number is one
+            largest = float(np.abs(differences).max())
+            spread = np.sqrt(np.mean((differences / (largest or 1.0)) ** 2) * (1 + steps // season))
+            with np.errstate(over="ignore"):
+                width = np.minimum(_LARGEST, 2 * largest * spread)
     z = np.array([NormalDist().inv_cdf(level) for level in levels])
-    return point[:, None] + width[:, None] * z, point
+    with np.errstate(over="ignore"):
+        quantiles = point[:, None] + width[:, None] * z
+    return quantiles.clip(-_LARGEST, _LARGEST), point
 
 
 @dataclass
@@ -179,8 +186,10 @@ class Scores:
         both = size + np.abs(median)
         self._label.add(size, seen)
         self._absolute.add(absolute, seen)
-        self._squared.add(np.square(absolute), seen)
-        self._squared_mean.add(np.square(y - m), seen)
+        # of the largest values it is infinite, and then no score
+        with np.errstate(over="ignore"):
+            self._squared.add(np.square(absolute), seen)
+            self._squared_mean.add(np.square(y - m), seen)
         self._percentage.add(*_quotient(absolute, size, seen))
         self._symmetric.add(*_quotient(2 * absolute, both, seen))
         self._add_levels(y, q, seen)
@@ -207,7 +216,7 @@ class Scores:
         self._ranks += np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
 
     def result(self) -> dict[str, Any]:
-        """The scores of everything fed so far; None for one whose denominator is 0.
+        """The scores of everything fed so far; None for one whose denominator is 0 or that exceeds what a double holds.
 
         mase: mean absolute error of the median in seasonal errors. crps: mean over levels of the weighted quantile
         loss. mse: of the mean; mse_median: of the median. mae, mape, smape: of the median. msis: mean interval score
@@ -294,4 +303,5 @@ def geometric_mean(values: Iterable[float | None]) -> float | None:
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None
+    ratio = numerator / denominator if denominator else math.nan
+    return ratio if math.isfinite(ratio) else None

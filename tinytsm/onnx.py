@@ -46,7 +46,7 @@ class _Graph(nn.Module):
         unit = torch.exp2(power.clamp(-_LARGEST_POWER, _LARGEST_POWER))
         x = torch.where(shown, half * unit, float("nan"))
         unit = unit / 2
-        lost = DEGENERATE_ULPS * torch.finfo(torch.float32).eps * origin.abs() * unit
+        lost = DEGENERATE_ULPS * torch.finfo(torch.float64).eps * origin.abs() * unit
         tokens = self.model(x, lost.clamp_max(1e30)[:, 0], read=[-1])
         mean, quantiles = self.model.forecast(tokens, 0, self.model.config.horizon_patches)
         return origin[..., None] + quantiles / unit[..., None], origin + mean / unit

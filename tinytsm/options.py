@@ -1,7 +1,7 @@
 """How to forecast: the options that every entry point takes, their checks and their flags. Needs no torch."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -85,11 +85,11 @@ class ForecastOptions:
                 )
             object.__setattr__(self, "strides", tuple(strides))
         for name in ("symmetry", "adjust", "augment", "nonnegative"):
-            if getattr(self, name) not in (None, True, False):
+            if not _is_one_of(getattr(self, name), (None, True, False)):
                 raise ValueError(f"{name} must be None, True or False, got {getattr(self, name)!r}")
-        if self.integer not in (True, False):
+        if not _is_one_of(self.integer, (True, False)):
             raise ValueError(f"integer must be True or False, got {self.integer!r}")
-        if self.batch_size != "auto":
+        if not (isinstance(self.batch_size, str) and self.batch_size == "auto"):
             if not _counts(self.batch_size):
                 raise ValueError(
                     f"batch_size must be 'auto' or a whole number of at least 1, got {self.batch_size!r}"
@@ -114,6 +114,11 @@ class ForecastOptions:
         strategy = self.strategy
         longest = max(strategy.strides or (MAX_STRIDE,))
         return max(longest, _SEASONAL) if strategy.adjust else longest
+
+
+def _is_one_of(value: Any, choices: tuple[bool | None, ...]) -> bool:
+    # an array is not hashable, and has no truth value
+    return isinstance(value, Hashable) and value in choices
 
 
 def _counts(value: Any) -> bool:

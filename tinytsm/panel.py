@@ -23,6 +23,7 @@ def split(
     timestamp_column: str | None = "timestamp",
     target: str | list[str] | None = "target",
     freq: str | int | None = None,
+    fill: float | None = None,
     covariates: Sequence[str] = (),
 ) -> tuple[list[Series], Layout]:
     """Series of a frame or of arrays.
@@ -40,6 +41,7 @@ def split(
         timestamp_column=timestamp_column,
         target=target,
         freq=freq,
+        fill=fill,
         covariates=covariates,
     )
     warn_of_doubts(notes)

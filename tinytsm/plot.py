@@ -47,6 +47,7 @@ class Panel:
     future: (H,); median: (H,); quantiles: (H, Q) at `levels` (Q,). A future that begins inside the past is drawn over
     it, and NaN leaves a hole in the band: forecasts of the past, filled gaps.
     marks: (T,) bool, values to point out.
+    starts: (H,) bool, where a forecast of its own begins among several.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Panel:
     quantiles: np.ndarray
     levels: Sequence[float]
     marks: np.ndarray | None = None
+    starts: np.ndarray | None = None
 
 
 def panel(forecast: "Forecast", levels: Sequence[float]) -> Panel:
@@ -131,6 +133,15 @@ def _draw_panel(axes: "Axes", one: Panel, last: int | None) -> None:
     if within:
         shown = future >= past[0]
         future, median, quantiles = future[shown], median[shown], quantiles[shown]
+        # of forecasts of one step there would be nothing but holes
+        if one.starts is not None and not one.starts.all():
+            first = np.flatnonzero(one.starts[shown])
+            for at in future[first]:
+                axes.axvline(at, color=_TEXT, linewidth=0.6, linestyle=(0, (1, 3)), zorder=2)
+            # a hole, because the next forecast knows more
+            future = np.insert(future, first, future[first])
+            median = np.insert(median, first, np.nan)
+            quantiles = np.insert(quantiles, first, np.nan, axis=0)
 
     seen = np.flatnonzero(~np.isnan(values))
     # from the newest value, so that no gap opens where the forecast starts; a hole before it stays a hole

@@ -84,7 +84,7 @@ def forecast(
         series, prediction_length=horizon, quantile_levels=levels
     )
     q, m = np.asarray(quantiles), np.asarray(mean)
-    return Prediction(m[0], q[0], tuple(levels)) if single else Prediction(m, q, tuple(levels))
+    return Prediction(m[0], q[0], levels) if single else Prediction(m, q, levels)
 
 
 def _one(row: Any, name: str) -> Any:

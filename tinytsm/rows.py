@@ -22,6 +22,9 @@ class Centred(NamedTuple):
 
 # What would overflow is cut to it.
 LARGEST = float(np.finfo(np.float64).max)
+# What is this small beside the level may be float64's rounding. Of narrower numbers that is not looked for: a float16
+# has so few digits that what they show would be lost with it.
+_LOST = DEGENERATE_ULPS * float(np.finfo(np.float64).eps)
 # Numbers that are worked on at once: few enough to stay in the cache.
 _NUMBERS_AT_ONCE = 1 << 17
 
@@ -51,16 +54,16 @@ def deviations(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return origin, half, np.max(np.abs(half), axis=1, initial=0.0, where=shown)
 
 
-def centre(values: np.ndarray, eps: np.ndarray) -> Centred:
+def centre(values: np.ndarray) -> Centred:
     """Subtract each row's first shown value, scale by a power of two.
 
-    values: (R, T) float64, NaN where missing. eps: (R,), of the dtype that each row came in. Done in float64, so that a
-    level of 1e9 costs no digits; a power of two keeps the data's bits, and keeps squares of 1e30 from overflowing.
+    values: (R, T) float64, NaN where missing. Done in float64, so that a level of 1e9 costs no digits; a power of two keeps
+    the data's bits, and keeps squares of 1e30 from overflowing.
     """
     origin, half, largest = deviations(values)
     # 2^1020 at most: the smallest numbers have no representable inverse
     unit = np.ldexp(1.0, np.minimum(1020, -np.frexp(largest)[1]))
     x = (half * unit[:, None]).astype(np.float32)
     unit /= 2
-    resolution = np.minimum(1e30, DEGENERATE_ULPS * eps * np.abs(origin) * unit)
+    resolution = np.minimum(1e30, _LOST * np.abs(origin) * unit)
     return Centred(x, origin, unit, resolution)

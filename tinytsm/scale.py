@@ -194,7 +194,8 @@ def forecast_dataset(
     ray = require_ray()
     check_places(source, output)
     from tinytsm import checkpoint
-    from tinytsm.frames import check_horizon, check_quantiles
+    from tinytsm.frames import check_quantiles
+    from tinytsm.inputs import check_horizon
 
     if model not in checkpoint.shipped():
         # found here, not by every worker; and workers may stand in another folder

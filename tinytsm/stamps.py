@@ -1,5 +1,7 @@
 """Columns to time stamps: texts, numbers and dates as people write them."""
 
+import contextlib
+import datetime
 import re
 import warnings
 from collections.abc import Callable
@@ -10,8 +12,21 @@ import pandas as pd
 
 from tinytsm.errors import Doubt, InputError
 
-_DATE_LIKE = re.compile(r"\d{4}|\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2}|\d:\d\d")
-_DAY_OR_MONTH_FIRST = re.compile(r"\s*\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2,4}\b")
+_DATE_LIKE = re.compile(
+    r"\d{4}|\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2}|\d:\d\d|\d{1,2}[ \-][A-Za-z]{3,9}[ \-]\d{2}|^[A-Za-z]{3,9}[ \-']\d{2}$"
+)
+_DAY_OR_MONTH_FIRST = re.compile(r"(?:^|.*\s)\d{1,2}([/.\-])\d{1,2}\1\d{2,4}\b")
+_MONTH_NAMES = ("date", "month", "yearmonth", "year_month", "yyyymm", "period")
+# What pandas does not read: a pattern, what to make of it, and the format of that.
+_PERIODS = (
+    (r"([A-Za-z]{3})[a-z]*[ \-']+(\d{2})", r"\1 \2", "%b %y"),
+    (r"(\d{1,2})[./\-](\d{4})", r"\2-\1", "%Y-%m"),
+    (r"(\d{4})-?M(\d{1,2})", r"\1-\2", "%Y-%m"),
+    (r"(\d{4})[- ]?W(\d{2})", r"\1-W\2-1", "%G-W%V-%u"),
+)
+_QUARTER = r"(?:Q([1-4])[- /]?(\d{4})|(\d{4})[- /]?Q([1-4]))"
+# From here on until there, as markets write: the beginning counts.
+_INTERVAL = r"(\S.*\d:\d\d\S*)\s+[-\u2013]\s+(?:\S.*)?\d:\d\d.*"
 _CLOCK = r"(?i:\s*\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*([ap]\.?m\.?)?\s*(Z|[+-]\d\d:?\d\d)?\s*)"
 
 
@@ -52,6 +67,11 @@ def parse_stamps(column: pd.Series, where: Callable[[int], str]) -> tuple[pd.Ind
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
     note = None
+    native = pd.api.types.is_datetime64_any_dtype(column)
+    if not native and all(isinstance(cell, datetime.datetime) for cell in column):
+        # Arrow's or Python's own, whose texts would lose the time zone
+        with contextlib.suppress(ValueError, TypeError):
+            column = pd.Series(pd.DatetimeIndex(column), column.index, name=column.name)
     if not pd.api.types.is_datetime64_any_dtype(column):
         text = column.astype(object).astype(str)
         column, note = _parse_text(text)
@@ -91,7 +111,8 @@ def _parse_numbers(
     whole = values.astype(np.int64)
     dates, written = _dates_in_digits(whole)
     # within one year, months may as well be numbers that happen to end in 01 to 12
-    if dates is None or (written == "YYYYMM" and whole.min() // 100 == whole.max() // 100):
+    one_year = written == "YYYYMM" and whole.min() // 100 == whole.max() // 100
+    if dates is None or (one_year and str(column.name).lower() not in _MONTH_NAMES):
         return pd.Index(whole), None
     return pd.DatetimeIndex(dates).as_unit("ns"), f"{label}: read as dates {written}"
 
@@ -120,16 +141,20 @@ def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
         if dates is None:
             return pd.Series(pd.NaT, index=text.index), None
         return dates.set_axis(text.index), f"read as dates {written}"
+    periods, note = _parse_periods(text)
+    if periods is not None:
+        return periods, note
+    if re.fullmatch(_INTERVAL, text.iloc[0]) and text.str.fullmatch(_INTERVAL).all():
+        text = text.str.replace(_INTERVAL, r"\1", regex=True)
     # pandas reads words such as "now" and times of day such as 12:00 as dates of today
     text = text.where(text.str.contains(r"\d", regex=True) & ~text.str.fullmatch(_CLOCK))
     best = _to_datetime(text)
-    note: str | None = None
     if not best.isna().any():
         if text.str.match(_DAY_OR_MONTH_FIRST).all():
             other = _to_datetime(text, dayfirst=True)
             if not other.isna().any() and not other.equals(best):
                 # nobody who writes dots puts the month first
-                dotted = text.str.match(r"\s*\d+\.").all()
+                dotted = text.str.contains(r"\d\.\d+\.\d", regex=True).all()
                 day_first = dotted or (_is_regular(other) and not _is_regular(best))
                 best, first = (other, "day") if day_first else (best, "month")
                 note = Doubt(f"dates are read as {first} first; write 2024-01-31 if that is wrong")
@@ -143,6 +168,33 @@ def _parse_text(text: pd.Series) -> tuple[pd.Series, str | None]:
         if parsed.isna().sum() < best.isna().sum():
             best, note = parsed, remark
     return best, note
+
+
+def _parse_periods(text: pd.Series) -> tuple[pd.Series | None, str | None]:
+    """The first day of months, weeks or quarters, None where some text is none; and a note or None."""
+    text = text.str.strip()
+    for pattern, written, form in _PERIODS:
+        # of one first, because most tables have dates
+        if not re.fullmatch(pattern, text.iloc[0]) or not text.str.fullmatch(pattern).all():
+            continue
+        found = _to_datetime(text.str.replace(pattern, written, regex=True), format=form)
+        if found.isna().any():
+            return None, None
+        if form == "%b %y":
+            # of days, which May 18 may be too, those of one month follow one another
+            if (found.dt.month.diff()[1:] == 0).mean() > 0.1 or found.dt.month.nunique() == 1:
+                return None, None
+            return found, Doubt("dates are read as month and year; write 2024-01 or 2024-01-31")
+        if form == "%G-W%V-%u" and (found.dt.isocalendar().week != text.str[-2:].astype(int)).any():
+            # not every year has a week 53
+            return None, None
+        return found, None
+    if re.fullmatch(_QUARTER, text.iloc[0]) and text.str.fullmatch(_QUARTER).all():
+        parts = text.str.extract(_QUARTER)
+        year, quarter = parts[1].fillna(parts[2]), parts[0].fillna(parts[3])
+        first = year + "-" + (3 * quarter.astype(int) - 2).astype(str)
+        return _to_datetime(first, format="%Y-%m"), None
+    return None, None
 
 
 def _is_regular(dates: pd.Series) -> bool:
@@ -167,6 +219,26 @@ def stamp_text(stamp: Any) -> str:
     if not isinstance(stamp, pd.Timestamp):
         return str(stamp)
     return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
+
+
+def advice_on_repeats(stamps: pd.Index, *, named: bool) -> str:
+    """What to do about stamps that are there twice. named: whether a column holds ids."""
+    again = stamps[stamps.duplicated()]
+    if len(again) > max(1, len(stamps) // 20):
+        advice = f"{len(again):,} of {len(stamps):,} rows repeat one: sum or average them first"
+        return advice + ("" if named else ", or name the ids' column with --id-column (id_column=)")
+    if isinstance(stamps, pd.DatetimeIndex) and stamps.tz is None:
+        # on Sundays in autumn clocks go back
+        autumn = again.month.isin((10, 11)) & (again.day_of_week == 6) & again.hour.isin((1, 2))
+        if autumn.all() and (again != again.normalize()).any():
+            return (
+                "if the clocks went back, write both with their offset, 2024-10-27T02:00+02:00, or all in UTC "
+                '(in pandas column.dt.tz_localize("Europe/Berlin", ambiguous="infer"))'
+            )
+    advice = "delete one of the rows"
+    if named:
+        return advice
+    return f"{advice}, join date and hour to one column, or name the ids' column with --id-column (id_column=)"
 
 
 def exact_alias(stamps: pd.DatetimeIndex) -> str | None:

@@ -171,6 +171,7 @@ def write(
     if path.exists():
         if _request_of(path) != request.as_json():
             raise InputError(f"{path} is there already; delete it, or give another name")
+        shutil.rmtree(_parts(path), ignore_errors=True)
         if advance is not None:
             advance(request.items)
         return
@@ -191,9 +192,9 @@ def write(
     write_atomic(joined, functools.partial(_join, folder, request))
     try:
         joined.replace(path)
-        shutil.rmtree(folder)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _each(
@@ -218,9 +219,13 @@ def _part(folder: Path, number: int) -> Path:
     return folder / f"chunk-{number:08d}.parquet"
 
 
+def _parts(path: Path) -> Path:
+    return path.with_name(path.name + ".parts")
+
+
 def _open_parts(path: Path, request: Request) -> Path:
     """The folder of the finished chunks, made or found to be this request's."""
-    folder = path.with_name(path.name + ".parts")
+    folder = _parts(path)
     note = folder / "request.json"
     try:
         folder.mkdir(exist_ok=True)

@@ -23,6 +23,8 @@ from tinytsm.files import PARQUET_SUFFIXES
 ID_NAMES = ("item_id", "unique_id", "series_id", "id")
 STANDARD_INPUT = "standard input"
 _DELIMITERS = ",;\t|"
+# What may mean something else than pandas reads: months, decimal commas, points that set off thousands.
+_OTHER = r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+|\d\d\.\d{4})(,\d+)?\s*"
 
 
 def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFrame:
@@ -84,7 +86,7 @@ def _decode(data: bytes, name: str) -> str:
     text = re.sub(r"\Asep=[,;\t|](?=[\r\n]|\Z)", "", text, flags=re.IGNORECASE)
     if not text.strip():
         raise InputError(f"{name} is empty; it needs a header line and at least one row")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"\r+\n|\r", "\n", text)
 
 
 def _records(text: str, delimiter: str, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -116,6 +118,9 @@ def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
     delimiter = max(_DELIMITERS, key=first.count)
     header_line, header = next(_records(text, delimiter, name))
     names = _column_names(header, f"{name}, line {header_line}")
+    single = len(names) == 1
+    if single:
+        text = text.rstrip()
     as_text = [c for c in names if c == id_column or c.lower() in ID_NAMES]
     try:
         with warnings.catch_warnings():
@@ -131,6 +136,9 @@ def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
                 index_col=False,
                 low_memory=False,
                 float_precision="round_trip",
+                # of a single column a blank line is an empty field
+                skip_blank_lines=not single,
+                skiprows=header_line - 1 if single else 0,
             )
             frame = read(io.StringIO(text), dtype=dict.fromkeys(as_text, str))
             # NA, None and null mean missing among numbers, and are names among names
@@ -145,6 +153,15 @@ def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
                     keep_default_na=False,
                     na_values=[""],
                 )
+            # where commas separate columns they are no decimal signs
+            others = [c for c in names if c not in as_text and frame[c].dtype.kind not in "iub"]
+            texts = frame[[]]
+            if delimiter != "," and others:
+                # most columns are dates or plain numbers, as their first rows tell
+                first_rows = read(io.StringIO(text), usecols=others, dtype=str, nrows=50)
+                others = [c for c in others if first_rows[c].dropna().str.fullmatch(_OTHER).all()]
+            if delimiter != "," and others:
+                texts = read(io.StringIO(text), usecols=others, dtype=str)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         _check_widths(text, delimiter, len(header), name)
         reason = str(error).strip().split("\n")[0]
@@ -154,15 +171,43 @@ def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
         _check_widths(text, delimiter, len(header), name)
 
     lines: Sequence[int]
-    if text.rstrip("\n").count("\n") == len(frame):
-        lines = range(2, len(frame) + 2)
+    before = header_line - 1 if single else 0
+    if text.rstrip("\n").count("\n") == before + len(frame):
+        lines = range(before + 2, before + len(frame) + 2)
     else:
         lines = [line for line, _ in _records(text, delimiter, name)][1:]
         if len(lines) != len(frame):
             raise InputError(f"{name}: unbalanced quotes; every opening quote needs a closing one")
     frame.index = pd.Index(lines, name="line")
+    for column in texts.columns:
+        written = texts[column].set_axis(frame.index)
+        frame[column] = _as_written(frame[column], written, name, pointed=delimiter == ";")
     blank = [c for c, given in zip(names, header, strict=True) if not given.strip()]
     return _without_blank_columns(frame, blank, f"{name}, line {header_line}")
+
+
+def _as_written(column: pd.Series, texts: pd.Series, name: str, *, pointed: bool) -> pd.Series:
+    """A column as its texts have it: with decimal commas, or as the months 01.2024 that pandas takes for fractions.
+
+    pointed: whether points may set off thousands. Raises InputError where they seem to.
+    """
+    given = texts.dropna().str.strip()
+    if given.str.fullmatch(r"(0[1-9]|1[0-2])\.(19|20)\d\d").all():
+        return texts
+    fractions = given.str.contains(r",(?!\d{3}$)", regex=True)
+    if given.str.fullmatch(r"[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?").all() and fractions.any():
+        plain = given.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        return plain.astype(np.float64).reindex(texts.index)
+    thousands = given.str.fullmatch(r"[-+]?[1-9]\d?\d?\.\d{3}")
+    hundreds = given.str.fullmatch(r"[-+]?[1-9]\d\d")
+    others = given.str.fullmatch(r"[-+]?\d\d?")
+    if pointed and thousands.any() and hundreds.any() and (thousands | hundreds | others).all():
+        line, text = given.index[thousands][0], given[thousands].iloc[0]
+        raise InputError(
+            f"{name}, line {line}, column {column.name!r}: {text} beside {given[hundreds].iloc[0]} may be a thousand or a "
+            f"fraction; write {text.replace('.', '')}, or {text}0"
+        )
+    return column
 
 
 def _column_names(header: list[str], where: str) -> list[str]:

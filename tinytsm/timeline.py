@@ -5,10 +5,12 @@ time. `lay_out` finds the step, assigns each stamp (`tinytsm.stamps`) a cell and
 The grid ends at the newest stamp, so that a forecast begins one step after it.
 """
 
+import dataclasses
+import datetime
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +18,9 @@ from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
 from tinytsm.errors import InputError
+from tinytsm.inputs import MAX_STEPS
 from tinytsm.stamps import exact_alias
 
-# a grid this long comes from a wrong date or a wrong step, and would fill the memory with missing values
-MAX_STEPS = 10_000_000
 _DAY = 86_400_000_000_000  # ns
 _ADVICE = "give --freq (freq= in Python) such as h, D, MS or 15min"
 # pandas 2.2 renamed these; tables, papers and other forecasters still say them
@@ -30,7 +31,7 @@ _OLD_NAMES = {
 _WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
     """Stamps laid on a grid of T equal steps.
 
@@ -47,14 +48,37 @@ class Timeline:
     freq: str
     future: Callable[[int], pd.Index]
 
+    def until(self, newest: Any) -> "Timeline":
+        """The same grid with the steps that follow it up to a stamp. Raises InputError where these are too many."""
+        count, ahead = 1, self.future(1)
+        while ahead[-1] <= newest:
+            count *= 2
+            if count > MAX_STEPS:
+                raise InputError(
+                    f"{newest} lies more than {MAX_STEPS:,} steps of {self.freq} ahead"
+                )
+            ahead = self.future(count)
+        more = int((ahead <= newest).sum())
+        if not more:
+            return self
+        return dataclasses.replace(
+            self,
+            grid=self.grid.append(ahead[:more]),
+            future=lambda steps: self.future(more + steps)[more:],
+        )
 
-def parse_freq(freq: str | int) -> BaseOffset | int:
-    """A pandas alias, old or new spelling, some days of the week such as W-TUE-FRI, or a whole number for integer stamps.
+
+def parse_freq(freq: Any) -> BaseOffset | int:
+    """A pandas alias, old or new spelling, some days of the week such as W-TUE-FRI, or a whole number for integer stamps;
+    offsets and time differences too.
 
     Raises InputError.
     """
-    text = str(freq).strip()
-    if text.isdecimal() and int(text) > 0:
+    if isinstance(freq, datetime.timedelta | np.timedelta64):
+        freq = to_offset(pd.Timedelta(freq))
+    # as df.index.freq has it
+    text = str(getattr(freq, "freqstr", freq)).strip()
+    if text.isdecimal() and 0 < int(text) < 2**53:
         return int(text)
     days = text.upper().split("-")
     if len(days) > 2 and days[0] == "W" and set(days[1:]) <= set(_WEEKDAYS):
@@ -125,7 +149,12 @@ def lay_out(stamps: pd.Index, *, freq: str | int | None, name: str) -> Timeline:
             return pd.DatetimeIndex(coming.view("M8[ns]"))
     else:
         step = _aligned(step, naive)
-        index, cells, moved = _calendar_grid(naive, step)
+        try:
+            index, cells, moved = _calendar_grid(naive, step)
+        except (pd.errors.OutOfBoundsDatetime, OverflowError):
+            raise InputError(
+                f"{name}: steps of {label} around {stamps.min()} or {stamps.max()} lead beyond the years 1678 to 2261"
+            ) from None
 
         def ahead(count: int) -> pd.DatetimeIndex:
             return _walk(index[-1], step, count + 1)[1:]

@@ -13,7 +13,8 @@ import pandas as pd
 
 from tinytsm.errors import InputError
 from tinytsm.forecast import TinyTSM
-from tinytsm.frames import check_horizon, predict_frame
+from tinytsm.frames import predict_frame
+from tinytsm.inputs import check_horizon
 from tinytsm.options import OptionChanges
 
 
@@ -102,6 +103,8 @@ def _names(
 ) -> dict[str, float]:
     """Column name -> quantile level, in Nixtla's order: intervals from narrow to wide, then quantiles."""
     names: dict[str, Any] = {}
+    if level and max(level) <= 1:
+        raise InputError(f"level is a coverage in percent such as 80, got {max(level)!r}")
     for one in sorted(level or ()):
         if not 0 < one < 100:
             raise InputError(f"level is a coverage in percent between 0 and 100, got {one!r}")

@@ -69,8 +69,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out `tinytsm backtest` with the flags of `add_parser`. Raises UsageError and InputError."""
     from tinytsm import backtest, frames
+    from tinytsm.inputs import check_horizon
 
-    horizon = frames.check_horizon(args.horizon)
+    horizon = check_horizon(args.horizon)
     windows = console.whole(args.windows, "--windows")
     step, season = console.whole(args.step, "--step"), console.whole(args.season, "--season")
     context_length = console.whole(args.context_length, "--context-length")

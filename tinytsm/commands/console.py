@@ -89,6 +89,11 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
     columns.add_argument(
         "--freq", metavar="STEP", help="h, D, B, W, MS, QE, 15min, ...; a number for integer stamps"
     )
+    columns.add_argument(
+        "--fill",
+        metavar="VALUE",
+        help="of steps without a row, 0 where no row means no sale (default: they are gaps)",
+    )
 
 
 def add_output_flags(parser: argparse.ArgumentParser, *, picture: str, last: str = "all") -> None:
@@ -215,6 +220,7 @@ def read_series(
         timestamp_column=args.timestamp_column,
         target=args.target,
         freq=args.freq,
+        fill=args.fill,
         covariates=covariates,
         future_df=coming,
         horizon=horizon,

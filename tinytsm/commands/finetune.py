@@ -54,9 +54,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `tinytsm finetune` with the flags of `add_parser`. Raises UsageError and InputError."""
-    from tinytsm import frames
+    from tinytsm.inputs import check_horizon
 
-    horizon = frames.check_horizon(args.horizon)
+    horizon = check_horizon(args.horizon)
     steps = console.whole(args.steps, "--steps")
     batch_size, rank = (
         console.whole(args.batch_size, "--batch-size"),

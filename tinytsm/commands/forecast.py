@@ -50,6 +50,11 @@ def add_parser(commands: Any) -> None:
         help="levels between 0 and 1 (default: .1,.2,.3,.4,.5,.6,.7,.8,.9)",
     )
     parser.add_argument(
+        "--mean",
+        action="store_true",
+        help="a column of the mean too: what to stock of things that rarely sell, whose median is 0",
+    )
+    parser.add_argument(
         "--context-length",
         metavar="N",
         help="use only the newest N steps of each series (default: all)",
@@ -67,8 +72,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out `tinytsm forecast` with the flags of `add_parser`. Raises UsageError and InputError."""
     from tinytsm import frames
+    from tinytsm.inputs import check_horizon
 
-    horizon = frames.check_horizon(args.horizon)
+    horizon = check_horizon(args.horizon)
     levels = frames.QUANTILES
     if args.quantiles is not None:
         levels = console.quantiles(args.quantiles)
@@ -99,7 +105,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json or (output is not None and output.suffix.lower() == ".json"):
         head = {"model": model, "horizon": horizon, "quantile_levels": levels, "notes": notes}
         document = json.dumps(
-            head | {"series": [_as_json(f, levels) for f in forecasts]}, allow_nan=False
+            head | {"series": [_as_json(f, levels, mean=args.mean) for f in forecasts]},
+            allow_nan=False,
         )
         console.write_text(document + "\n", output)
     else:
@@ -108,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
             quantile_levels=levels,
             id_column=layout.id_name,
             timestamp_column=layout.stamp_name,
+            mean=args.mean,
         )
         console.write_table(table, output)
     if chart is not None:
@@ -116,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
         console.draw(chart, [plot.panel(f, levels) for f in forecasts], last=last)
 
 
-def _as_json(forecast: "Forecast", levels: Sequence[float]) -> dict[str, Any]:
+def _as_json(forecast: "Forecast", levels: Sequence[float], *, mean: bool) -> dict[str, Any]:
     dates = hasattr(forecast.index, "tz")
     return {
         "item_id": str(forecast.series.item),
@@ -124,5 +132,6 @@ def _as_json(forecast: "Forecast", levels: Sequence[float]) -> dict[str, Any]:
         "freq": forecast.series.timeline.freq,
         "timestamp": [stamp.isoformat() if dates else int(stamp) for stamp in forecast.index],
         "predictions": forecast.median.tolist(),
+        **({"mean": forecast.mean.tolist()} if mean else {}),
         "quantiles": {str(q): forecast.quantiles[:, i].tolist() for i, q in enumerate(levels)},
     }
