@@ -4,6 +4,7 @@ import gzip
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytsm.errors import InputError
+from tinytsm.frames import read_frame
 from tinytsm.tables import is_text, read_table
 
 
@@ -61,6 +63,7 @@ def test_numbers_with_decimal_commas(tmp_path: Path, separator: str) -> None:
     assert frame["price"].fillna(0).tolist() == [1234.5, -0.5, 0, 3]
     assert frame["sold"].fillna(0).tolist() == [7, 0, 2.25, 1]
     assert frame["kind"].tolist() == ["a", "b", "a", "c"]
+    assert frame.attrs["tinytsm.note"] == "commas are read as decimal points: price, sold"
     # where commas separate fields, or may set off thousands, they are none
     assert is_text(read(tmp_path, f"a{separator}b\n1,250{separator}1\n2,500{separator}2\n")["a"])
 
@@ -83,6 +86,14 @@ def test_a_point_that_may_set_off_thousands_is_refused(tmp_path: Path) -> None:
         "a\ty\n1\t988\n2\t1.103\n",
     ):
         assert read(tmp_path, text)["y"].dtype == float
+
+
+def test_what_commas_are_read_as_is_said(tmp_path: Path) -> None:
+    frame = read(tmp_path, "date;y\n2024-01-01;1,5\n2024-01-02;2,5\n2024-01-03;3\n")
+    named: Any = dict.fromkeys(("id_column", "timestamp_column", "target", "freq"))
+    (one,), _, notes = read_frame(frame, **named)
+    assert one.values.tolist() == [1.5, 2.5, 3]
+    assert notes == ["commas are read as decimal points: y", "frequency D"]
 
 
 def test_numbers_keep_all_their_bits(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def read_frame(
     if layout.covariates:
         past, coming, of_kinds = encode(df, layout.covariates, future)
         notes += of_kinds
+    notes[:0] = [df.attrs["tinytsm.note"]] if "tinytsm.note" in df.attrs else []
     series, more = split_frame(df, layout, freq=freq, fill=fill, covariates=past)
     if future is not None and coming is not None:
         series = go_on(series, future, coming, df, layout, horizon=horizon)

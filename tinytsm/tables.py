@@ -34,7 +34,8 @@ def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFram
         first bytes or its extension.
     id_column: kept as text, like the usual names of one, so that 007 stays 007. In a column of words only an empty field
         is missing.
-    Returns a frame with one row per record; its index, named "line" or "row", is the place in the source.
+    Returns a frame with one row per record; its index, named "line" or "row", is the place in the source, and `attrs["tinytsm.note"]`
+    says what was read otherwise than is usual.
     Raises InputError for whatever is not a table.
     """
     if str(path) == "-":
@@ -179,11 +180,18 @@ def _read_csv(text: str, name: str, id_column: str | None) -> pd.DataFrame:
         if len(lines) != len(frame):
             raise InputError(f"{name}: unbalanced quotes; every opening quote needs a closing one")
     frame.index = pd.Index(lines, name="line")
+    decimal = []
     for column in texts.columns:
         written = texts[column].set_axis(frame.index)
-        frame[column] = _as_written(frame[column], written, name, pointed=delimiter == ";")
+        read_as = _as_written(frame[column], written, name, pointed=delimiter == ";")
+        if read_as.dtype.kind == "f" != frame[column].dtype.kind:
+            decimal.append(column)
+        frame[column] = read_as
     blank = [c for c, given in zip(names, header, strict=True) if not given.strip()]
-    return _without_blank_columns(frame, blank, f"{name}, line {header_line}")
+    frame = _without_blank_columns(frame, blank, f"{name}, line {header_line}")
+    if decimal:
+        frame.attrs["tinytsm.note"] = f"commas are read as decimal points: {', '.join(decimal)}"
+    return frame
 
 
 def _as_written(column: pd.Series, texts: pd.Series, name: str, *, pointed: bool) -> pd.Series:
