@@ -164,8 +164,9 @@ def test_as_many_windows_as_there_are() -> None:
     # the origin before which nothing was observed, and the window that holds nothing, are left out
     x[:8] = np.nan
     x[15:] = np.nan
-    result = backtest(Last(), [x], 5, windows=9)
-    assert result.forecasts["cutoff"].unique().tolist() == [9]
+    for windows in (9, 10**15):
+        result = backtest(Last(), [x], 5, windows=windows)
+        assert result.forecasts["cutoff"].unique().tolist() == [9]
 
 
 def test_a_forecast_is_that_of_the_frame_cut_at_its_cutoff(miniature: TinyTSM) -> None:

@@ -34,8 +34,8 @@ def read_table(path: str | Path, *, id_column: str | None = None) -> pd.DataFram
         first bytes or its extension.
     id_column: kept as text, like the usual names of one, so that 007 stays 007. In a column of words only an empty field
         is missing.
-    Returns a frame with one row per record; its index, named "line" or "row", is the place in the source, and `attrs["tinytsm.note"]`
-    says what was read otherwise than is usual.
+    Returns a frame with one row per record; its index, named "line" or "row", is the place in the source. Its
+    `attrs["tinytsm.note"]` says what was read otherwise than is usual.
     Raises InputError for whatever is not a table.
     """
     if str(path) == "-":
