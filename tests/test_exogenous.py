@@ -1,7 +1,9 @@
 """Forecasts with covariates: what is found, what is not, and what must not change."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from tinytsm import TinyTSM
 from tinytsm.exogenous import _best_lag, _coefficients, _regressors
@@ -71,6 +73,17 @@ def test_a_common_trend_is_no_effect(rng: np.random.Generator) -> None:
         effect = regressors @ _coefficients(0.5 * t + rng.normal(size=400), regressors, lag)
         # of the trend, by which both rise
         assert np.ptp(effect) < 0.2 * 0.5 * np.ptp(t)
+
+
+def test_a_frame_of_covariates_is_its_array(miniature: TinyTSM, rng: np.random.Generator) -> None:
+    values, known = rng.normal(size=40), rng.integers(0, 5, (45, 2))
+    frame = pd.DataFrame(known, dtype="Int64")
+    frame.iloc[3, 0] = pd.NA
+    wanted = miniature.predict_with_covariates(
+        [values], [frame.to_numpy(float, na_value=np.nan)], 5
+    )
+    for a, b in zip(miniature.predict_with_covariates([values], [frame], 5), wanted, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_series_that_ended_long_ago(miniature: TinyTSM, rng: np.random.Generator) -> None:

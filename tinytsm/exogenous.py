@@ -62,10 +62,7 @@ def check(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Series (T,) and covariates (T + H, C) as float64. Raises ValueError that names what cannot be used."""
     contexts = [as_array(one, f"inputs[{i}]") for i, one in enumerate(inputs)]
-    known = [
-        as_array(one.to_numpy() if hasattr(one, "columns") else one, f"covariates[{i}]")
-        for i, one in enumerate(covariates)
-    ]
+    known = [as_array(one, f"covariates[{i}]", table=True) for i, one in enumerate(covariates)]
     if not contexts:
         raise ValueError("inputs is empty: wanted at least one series")
     if len(contexts) != len(known):

@@ -125,6 +125,8 @@ def read_frame(
         target=target,
         covariates=names,
     )
+    if "tinytsm.note" in df.attrs:
+        notes.insert(0, df.attrs["tinytsm.note"])
     if future is not None:
         check_roles(future, layout)
         if unused:
@@ -138,7 +140,6 @@ def read_frame(
     if layout.covariates:
         past, coming, of_kinds = encode(df, layout.covariates, future)
         notes += of_kinds
-    notes[:0] = [df.attrs["tinytsm.note"]] if "tinytsm.note" in df.attrs else []
     series, more = split_frame(df, layout, freq=freq, fill=fill, covariates=past)
     if future is not None and coming is not None:
         series = go_on(series, future, coming, df, layout, horizon=horizon)
@@ -193,8 +194,9 @@ def split_frame(
     for target, column in columns.items():
         notes += doubt_marks(df, target, column)
     items, rows_of = _groups(df, layout.id_column)
-    label = str(layout.timestamp_column)
-    timelines, of_steps = lay_out_all(df, label, items, rows_of, stamps, freq=freq)
+    timelines, of_steps = lay_out_all(
+        df, str(layout.timestamp_column), items, rows_of, stamps, freq=freq
+    )
     if fill is not None and stamps is not None:
         timelines = until_newest(timelines, stamps.max())
 

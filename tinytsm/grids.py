@@ -83,7 +83,8 @@ def lay_out_all(
 def until_newest(lines: list[Timeline], newest: Any) -> list[Timeline]:
     """The same timelines up to the newest stamp of a table. Raises InputError."""
     # many are the same one
-    longer = {id(line): line.until(newest) for line in lines}
+    distinct = {id(line): line for line in lines}
+    longer = {key: line.until(newest) for key, line in distinct.items()}
     return [longer[id(line)] for line in lines]
 
 

@@ -72,9 +72,12 @@ def _listed(column: Any) -> list[Any]:
     return column.to_numpy(object, na_value=np.nan).tolist()
 
 
-def as_array(value: Any, name: str) -> np.ndarray:
-    """Numbers of any shape, NaN for None. Raises ValueError that says `name` for what holds something else."""
-    if hasattr(value, "columns"):
+def as_array(value: Any, name: str, *, table: bool = False) -> np.ndarray:
+    """Numbers of any shape, NaN for None. Raises ValueError that says `name` for what holds something else.
+
+    table: whether a frame will do, of which every row is a step.
+    """
+    if not table and hasattr(value, "columns"):
         raise ValueError(
             f"{name} is a {type(value).__name__}, whose columns may be steps or series: give arrays, or the frame to predict_df"
         )

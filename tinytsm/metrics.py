@@ -24,7 +24,6 @@ Array = NDArray[np.float64]
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # The ends of the interval that MSIS scores. They enter neither CRPS nor the histogram.
 INTERVAL = (0.025, 0.975)
-_LARGEST = float(np.finfo(np.float64).max)
 
 # Steps in the season that gluonts assumes for a unit of one step; any other unit has no season.
 _SEASON = {"s": 3600, "min": 1440, "h": 24, "D": 1, "B": 5, "W": 1, "M": 12, "Q": 4}
@@ -94,26 +93,25 @@ def seasonal_naive(
     if len(x) == 0:
         raise ValueError("seasonal_naive needs a context of at least one step, got none")
     steps = np.arange(horizon)
+    largest, spread = 0.0, np.zeros(horizon)
     needs_width = any(level != 0.5 for level in levels)
     # the scan over the whole context is spared where only its end matters: long-term tasks ask for 1e5 medians
     if needs_width or len(x) < season or np.isnan(x[-season:]).any():
         x = fill_forward(x)
     if len(x) < season:
-        point, width = np.full(horizon, x.mean()), np.zeros(horizon)
+        point = np.full(horizon, x.mean())
     else:
         point = x[len(x) - season + steps % season]
-        width = np.zeros(horizon)
         if needs_width and len(x) > season:
             differences = x[season:] / 2 - x[:-season] / 2
             # so that the square of the largest number is one
             largest = float(np.abs(differences).max())
             spread = np.sqrt(np.mean((differences / (largest or 1.0)) ** 2) * (1 + steps // season))
-            with np.errstate(over="ignore"):
-                width = np.minimum(_LARGEST, 2 * largest * spread)
     z = np.array([NormalDist().inv_cdf(level) for level in levels])
+    # what overflows is cut to the largest number
     with np.errstate(over="ignore"):
-        quantiles = point[:, None] + width[:, None] * z
-    return quantiles.clip(-_LARGEST, _LARGEST), point
+        quantiles = point[:, None] + largest * (2 * spread[:, None] * z)
+    return np.nan_to_num(quantiles, nan=np.nan), point
 
 
 @dataclass
